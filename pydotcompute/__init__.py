@@ -1,0 +1,63 @@
+"""GPU actors (ring kernels) that live in a notebook.
+
+The names below load when they are first used: importing the package starts nothing and needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from . import exceptions as exceptions
+    from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
+    from .jupyter import dashboard as dashboard
+    from .jupyter import load_ipython_extension as load_ipython_extension
+    from .jupyter import unload_ipython_extension as unload_ipython_extension
+    from .messages import decode as decode
+    from .messages import encode as encode
+    from .messages import message as message
+    from .runtime import KernelContext as KernelContext
+    from .runtime import RingKernelRuntime as RingKernelRuntime
+    from .runtime import ring_kernel as ring_kernel
+
+_HOME = {
+    "KernelContext": ".runtime",
+    "RingKernelRuntime": ".runtime",
+    "UnifiedBuffer": ".device.unified_buffer",
+    "dashboard": ".jupyter",
+    "decode": ".messages",
+    "encode": ".messages",
+    "exceptions": ".exceptions",
+    "load_ipython_extension": ".jupyter",
+    "message": ".messages",
+    "ring_kernel": ".runtime",
+    "unload_ipython_extension": ".jupyter",
+}
+
+__all__ = [
+    "KernelContext",
+    "RingKernelRuntime",
+    "UnifiedBuffer",
+    "dashboard",
+    "decode",
+    "encode",
+    "exceptions",
+    "message",
+    "ring_kernel",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_HOME[name], __name__)
+    value = module if name == "exceptions" else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

@@ -1,0 +1,132 @@
+"""Every error of the package, one class for each fault.
+
+::
+
+    PyDotComputeError
+    ├── DefinitionError (TypeError)            a ring kernel or message class is written wrongly
+    ├── RuntimeClosedError                     the runtime is closed, or its event loop is gone
+    ├── LoopError                              called from a thread or loop where it would dead-lock
+    ├── KernelError
+    │   ├── KernelNotFoundError (LookupError)  no ring kernel of that id
+    │   ├── KernelStateError                   not possible in the kernel's present state
+    │   └── KernelFailedError                  the kernel's body raised; `__cause__` is what it raised
+    ├── QueueError
+    │   ├── QueueFullError                     the mailbox is full and its strategy refuses or drops
+    │   └── QueueTimeoutError (TimeoutError)   nothing came, or no room, within the time allowed
+    ├── MessageError
+    │   ├── MessageTypeError (TypeError)       not the type that the kernel takes or sends
+    │   ├── MessageEncodeError (TypeError)     a value that has no encoding
+    │   ├── MessageDecodeError (ValueError)    bytes that are not a message
+    │   └── PriorityError (ValueError)         a priority outside 0 to 255
+    └── UnifiedBufferError (ValueError)        a buffer of an impossible shape or dtype
+
+    asyncio.CancelledError
+    └── KernelStopped                          raised inside a body that waits in `ctx.receive()` when its kernel
+                                               stops or its body is replaced; `except Exception` does not catch it
+
+    UserWarning
+    └── KernelRedefinedWarning                 a second cell or module defines a ring kernel of the same id
+"""
+
+from asyncio import CancelledError
+
+__all__ = [
+    "DefinitionError",
+    "KernelError",
+    "KernelFailedError",
+    "KernelNotFoundError",
+    "KernelRedefinedWarning",
+    "KernelStateError",
+    "KernelStopped",
+    "LoopError",
+    "MessageDecodeError",
+    "MessageEncodeError",
+    "MessageError",
+    "MessageTypeError",
+    "PriorityError",
+    "PyDotComputeError",
+    "QueueError",
+    "QueueFullError",
+    "QueueTimeoutError",
+    "RuntimeClosedError",
+    "UnifiedBufferError",
+]
+
+
+class PyDotComputeError(Exception):
+    """Base of all errors of this package."""
+
+
+class DefinitionError(PyDotComputeError, TypeError):
+    """A ring kernel or a message class is written in a way that cannot work."""
+
+
+class RuntimeClosedError(PyDotComputeError):
+    """The runtime is closed, or the event loop it lived on is gone."""
+
+
+class LoopError(PyDotComputeError):
+    """The call would wait for the very loop it runs on, or there is no loop to run on."""
+
+
+class KernelError(PyDotComputeError):
+    """Base of the errors about one ring kernel."""
+
+
+class KernelNotFoundError(KernelError, LookupError):
+    """There is no ring kernel of that id."""
+
+
+class KernelStateError(KernelError):
+    """What was asked is not possible in the kernel's present state."""
+
+
+class KernelFailedError(KernelError):
+    """The kernel's body raised; the original exception is `__cause__`."""
+
+
+class QueueError(PyDotComputeError):
+    """Base of the errors about mailboxes."""
+
+
+class QueueFullError(QueueError):
+    """The mailbox is full: the message was refused or dropped, as the kernel's `backpressure` says."""
+
+
+class QueueTimeoutError(QueueError, TimeoutError):
+    """Nothing came, or no room was made, within the time allowed."""
+
+
+class MessageError(PyDotComputeError):
+    """Base of the errors about messages."""
+
+
+class MessageTypeError(MessageError, TypeError):
+    """A message is not of the type that the kernel takes or sends."""
+
+
+class MessageEncodeError(MessageError, TypeError):
+    """A message holds a value that has no encoding."""
+
+
+class MessageDecodeError(MessageError, ValueError):
+    """Bytes that are not an encoded message of a registered type."""
+
+
+class PriorityError(MessageError, ValueError):
+    """A priority that is not an integer from 0 to 255."""
+
+
+class UnifiedBufferError(PyDotComputeError, ValueError):
+    """A buffer of an impossible shape or dtype."""
+
+
+class KernelStopped(CancelledError):
+    """Raised inside a body that waits in `ctx.receive()` when its kernel stops or its body is replaced.
+
+    It is a `CancelledError`, so that a body which catches `Exception` and goes on cannot swallow it; `finally` blocks run.
+    """
+
+
+class KernelRedefinedWarning(UserWarning):
+    """A ring kernel was defined again from another cell or module than the one it came from."""
