@@ -1,0 +1,89 @@
+# Everything runs in .venv, which the first target that needs it makes from a Python 3.11 or newer, with an editable
+# install: only a change of pyproject.toml installs again. `make PYTHON=python3.12 test` takes that Python instead,
+# in an environment of its own.
+
+VENV := .venv$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])'))
+CORE := $(VENV)-core
+PY := $(VENV)/bin/python
+CORE_PY := $(CORE)/bin/python
+
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
+CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
+BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_notebook
+BENCHMARKS := $(filter-out benchmarks/gpu_% benchmarks/_%,$(wildcard benchmarks/*.py))
+GPU_BENCHMARKS := $(wildcard benchmarks/gpu_*.py)
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: help lab demo test test-core check bench gpu clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+lab: $(VENV)/.lab ## open the tour in JupyterLab (without a display: print its URL)
+	@flags=; \
+	if [ "$$(uname)" != Darwin ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then \
+	    flags=--no-browser; echo 'No display here: open the URL that JupyterLab prints. Ctrl-C stops it.'; \
+	fi; \
+	if [ "$$(id -u)" = 0 ]; then flags="$$flags --allow-root"; fi; \
+	$(PY) -m jupyterlab $$flags --LabApp.news_url=None --ServerApp.root_dir='$(CURDIR)' notebooks/00_tour.ipynb
+
+demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.html
+	@mkdir -p build
+	@$(PY) notebooks/run_demo.py --out build/tour.html
+
+test: check test-core ## everything CI runs: checks, the tests, the notebooks, the core on its own
+	$(PY) -m pytest $(NBVAL) tests $(NOTEBOOKS)
+
+test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
+	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
+
+check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes nothing
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.lab ## the benchmarks; each prints a table
+	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
+
+gpu: ## tests and benchmarks that need a GPU, with the packages this machine has
+	@set -e; export PYTHONPATH='$(CURDIR)'; python="$${PYTHON:-python3}"; \
+	tests=$$(grep -rl --include='test_*.py' 'mark\.needs_gpu' tests || true); \
+	if [ -n "$$tests" ]; then "$$python" -m pytest -m needs_gpu $$tests; else echo 'No test needs a GPU yet.'; fi; \
+	for script in $(GPU_BENCHMARKS); do echo "== $$script"; "$$python" $$script; done
+
+clean: ## remove the environments and whatever the tools left
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(PY):
+	@for python in $${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11}; do \
+	    if "$$python" -c 'import sys, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+	        exec "$$python" -m venv --clear $(VENV); \
+	    fi; \
+	done; \
+	echo "No Python 3.11 or newer that can make environments among: $${PYTHON:-python3, python3.11 to python3.14}." >&2; \
+	echo 'Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3 lab' >&2; \
+	exit 1
+
+# pip 25.1 is the first to install dependency groups; an environment starts with an older one.
+$(VENV)/.lab: $(PY) pyproject.toml
+	@echo 'Installing into $(VENV) (once, about a minute)'
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
+	@$(PY) -m pip install -q 'pip>=25.1'
+	@$(PY) -m pip install -q -e '.[lab]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.lab
+	@echo 'Installing the development tools into $(VENV) (once)'
+	@$(PY) -m pip install -q --group dev
+	@touch $@
+
+# The package itself is not installed here: it would bring what this environment must do without.
+$(CORE)/.installed: $(VENV)/.lab
+	@echo 'Installing the packages of the core into $(CORE) (once)'
+	@$(PY) -m venv --clear --without-pip $(CORE)
+	@$(PY) -m pip --python $(CORE_PY) install -q --group core
+	@touch $@

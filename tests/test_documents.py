@@ -1,0 +1,42 @@
+"""The Python blocks of a document run from top to bottom, as cells of one notebook would.
+
+`print(...)  # HELLO` promises what is printed.
+"""
+
+import ast
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if path.exists())
+
+
+@pytest.fixture
+def cells() -> ModuleType:
+    """A module to run cells in; its functions and classes find it by name."""
+    module = ModuleType("cells_of_a_document")
+    sys.modules[module.__name__] = module
+    yield module
+    del sys.modules[module.__name__]
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+async def test_the_python_blocks_run(
+    path: Path, cells: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = path.read_text(encoding="utf-8")
+    expected = []
+    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        # Blank lines before it give every statement the line number that it has in the document.
+        source = "\n" * text.count("\n", 0, block.start(1)) + block[1]
+        code = compile(source, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+        running = eval(code, vars(cells))
+        if inspect.iscoroutine(running):
+            await running
+        expected += re.findall(r"^print\(.*\)  # (.*)$", block[1], re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == expected
