@@ -27,7 +27,8 @@ lab: $(VENV)/.lab ## open the tour in JupyterLab (without a display: print its U
 	    flags=--no-browser; echo 'No display here: open the URL that JupyterLab prints. Ctrl-C stops it.'; \
 	fi; \
 	if [ "$$(id -u)" = 0 ]; then flags="$$flags --allow-root"; fi; \
-	$(PY) -m jupyterlab $$flags --LabApp.news_url=None --ServerApp.root_dir='$(CURDIR)' notebooks/00_tour.ipynb
+	$(PY) -m jupyterlab $$flags --log-level=WARN --LabApp.news_url=None --ServerApp.root_dir='$(CURDIR)' \
+	    --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.html
 	@mkdir -p build
