@@ -27,7 +27,7 @@ lab: $(VENV)/.lab ## open the tour in JupyterLab (without a display: print its U
 	    flags=--no-browser; echo 'No display here: open the URL that JupyterLab prints. Ctrl-C stops it.'; \
 	fi; \
 	if [ "$$(id -u)" = 0 ]; then flags="$$flags --allow-root"; fi; \
-	$(PY) -m jupyterlab $$flags --log-level=WARN --LabApp.news_url=None --ServerApp.root_dir='$(CURDIR)' \
+	$(PY) -m jupyterlab $$flags --log-level=WARN --ServerApp.root_dir='$(CURDIR)' \
 	    --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
 
 demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.html
@@ -69,12 +69,16 @@ $(PY):
 	echo 'Install one (Debian, Ubuntu: apt-get install python3 python3-venv), or name one: make PYTHON=/path/to/python3 lab' >&2; \
 	exit 1
 
+# JupyterLab in .venv neither asks about news nor fetches them: the tour is about something else, and works offline.
+ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
+
 # pip 25.1 is the first to install dependency groups; an environment starts with an older one.
 $(VENV)/.lab: $(PY) pyproject.toml
 	@echo 'Installing into $(VENV) (once, about a minute)'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(PY) -m pip install -q 'pip>=25.1'
 	@$(PY) -m pip install -q -e '.[lab]'
+	@$(PY) -m jupyterlab.labextensions disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.lab

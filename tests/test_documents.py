@@ -26,9 +26,7 @@ def cells() -> ModuleType:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-async def test_the_python_blocks_run(
-    path: Path, cells: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_the_python_blocks_run(path: Path, cells: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     text = path.read_text(encoding="utf-8")
     expected = []
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):

@@ -40,9 +40,7 @@ def metadata(wheel: dict[str, bytes]) -> Message:
 
 def sources() -> set[str]:
     found = (ROOT / "pydotcompute").rglob("*")
-    return {
-        str(path.relative_to(ROOT)) for path in found if path.is_file() and "__pycache__" not in path.parts
-    }
+    return {str(path.relative_to(ROOT)) for path in found if path.is_file() and "__pycache__" not in path.parts}
 
 
 def test_the_wheel_holds_the_package_whole_and_nothing_else(wheel):
@@ -70,9 +68,7 @@ def test_a_plain_install_brings_what_a_notebook_needs(metadata):
 
 
 def test_no_requirement_has_an_upper_bound(metadata):
-    assert not [
-        need for need in metadata.get_all("Requires-Dist") if "<" in need or "==" in need.partition(";")[0]
-    ]
+    assert not [need for need in metadata.get_all("Requires-Dist") if "<" in need or "==" in need.partition(";")[0]]
 
 
 def test_all_asks_for_what_every_extra_does(metadata):

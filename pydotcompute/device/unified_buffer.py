@@ -125,9 +125,7 @@ class UnifiedBuffer:
         return type(self).from_array, (self.read_host(),)
 
     def __repr__(self) -> str:
-        return (
-            f"UnifiedBuffer(shape={self.shape}, dtype={self.dtype}, {_human_size(self.nbytes)}, newest: host)"
-        )
+        return f"UnifiedBuffer(shape={self.shape}, dtype={self.dtype}, {_human_size(self.nbytes)}, newest: host)"
 
     def _repr_html_(self) -> str:
         rows = {
@@ -137,8 +135,7 @@ class UnifiedBuffer:
             "newest copy": "host, which the device shares",
         }
         cells = "".join(
-            f'<tr><th style="text-align:left">{name}</th>'
-            f'<td style="text-align:left">{html.escape(value)}</td></tr>'
+            f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
             for name, value in rows.items()
         )
         return f'<table aria-label="UnifiedBuffer"><tbody>{cells}</tbody></table>'
@@ -162,9 +159,7 @@ def _checked_dtype(dtype: DTypeLike) -> np.dtype[Any]:
             "use a number type, or a structured dtype of number types"
         )
     if checked.itemsize == 0:
-        raise UnifiedBufferError(
-            f"dtype {str(checked)!r} has no size; give it a length, such as 'S8' or 'U8'"
-        )
+        raise UnifiedBufferError(f"dtype {str(checked)!r} has no size; give it a length, such as 'S8' or 'U8'")
     if not checked.isnative:
         raise UnifiedBufferError(
             f"dtype {str(checked)!r} is in foreign byte order; use dtype.newbyteorder('=') "

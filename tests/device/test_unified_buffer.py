@@ -28,9 +28,7 @@ def test_float32_unless_told():
 
 @given(
     shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=9),
-    dtype=st.sampled_from(
-        [np.bool_, np.int8, np.float32, np.complex128, RECORD, "S5", "U3", "datetime64[ns]"]
-    ),
+    dtype=st.sampled_from([np.bool_, np.int8, np.float32, np.complex128, RECORD, "S5", "U3", "datetime64[ns]"]),
 )
 def test_aligned_contiguous_zeros(shape, dtype):
     buf = UnifiedBuffer(shape, dtype)
@@ -180,9 +178,7 @@ def test_an_empty_dimension_needs_no_memory_whatever_the_others():
 
 
 def test_text_and_html_say_shape_dtype_size_and_place():
-    assert (
-        repr(UnifiedBuffer((1000,))) == "UnifiedBuffer(shape=(1000,), dtype=float32, 3.9 KiB, newest: host)"
-    )
+    assert repr(UnifiedBuffer((1000,))) == "UnifiedBuffer(shape=(1000,), dtype=float32, 3.9 KiB, newest: host)"
     assert "dtype=int8, 3 B" in repr(UnifiedBuffer(3, np.int8))
     page = UnifiedBuffer((2, 2), [("<b>", np.int8)])._repr_html_()
     assert "(2, 2)" in page
