@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(VENV)/bin/lint-imports
+	$(VENV)/bin/lint-imports --no-logo
 
 bench: $(VENV)/.lab ## the benchmarks; each prints a table
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
