@@ -51,7 +51,7 @@ bench: $(VENV)/.lab ## the benchmarks; each prints a table
 
 gpu: ## tests and benchmarks that need a GPU, with the packages this machine has
 	@set -e; export PYTHONPATH='$(CURDIR)'; python="$${PYTHON:-python3}"; \
-	tests=$$(grep -rl --include='test_*.py' 'mark\.needs_gpu' tests || true); \
+	tests=$$(grep -rl --include='test_*.py' 'mark\.needs_gpu' $(CORE_TESTS) || true); \
 	if [ -n "$$tests" ]; then "$$python" -m pytest -m needs_gpu $$tests; else echo 'No test needs a GPU yet.'; fi; \
 	for script in $(GPU_BENCHMARKS); do echo "== $$script"; "$$python" $$script; done
 
