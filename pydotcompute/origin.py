@@ -1,0 +1,45 @@
+"""Where a user's code was defined: in which cell of a notebook, or in which module."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+def notebook_shell() -> Any:
+    """The IPython shell of a notebook kernel, or None: in scripts, in the terminal, and when IPython is not loaded."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None and hasattr(ipython, "get_ipython") else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run of a cell of a notebook."""
+
+    number: int
+    """The execution count that the notebook shows: ``In [number]``."""
+    id: str | None
+    """The id of the cell itself, the same each time that it is run; None when the front end does not tell."""
+
+    def __str__(self) -> str:
+        return f"cell In [{self.number}]"
+
+
+def current_cell() -> Cell | None:
+    """The cell that is being run, or None outside a notebook."""
+    shell = notebook_shell()
+    if shell is None:
+        return None
+    try:
+        metadata = shell.get_parent().get("metadata", {})
+    except (AttributeError, LookupError):  # a kernel without the protocol's parent header
+        metadata = {}
+    cell_id = metadata.get("cellId")
+    return Cell(shell.execution_count, cell_id if isinstance(cell_id, str) else None)
+
+
+def origin(module: str) -> str:
+    """In words: ``cell In [7]``, or ``module mymod`` outside a notebook."""
+    return str(current_cell() or f"module {module}")

@@ -1,0 +1,38 @@
+"""Checks of arguments that several functions take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..exceptions import DefinitionError
+
+
+def checked_timeout(timeout: Any) -> None:
+    """Refuse what is not a number of seconds.
+
+    Raises:
+        TypeError: not a number, or a bool.
+        ValueError: negative, NaN or infinite.
+    """
+    if timeout is None:
+        return
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    if not 0 <= timeout < float("inf"):
+        raise ValueError(f"timeout must be 0 or more and finite (None waits for ever), not {timeout!r}")
+
+
+def is_count(value: Any) -> bool:
+    """Whether it is an integer of at least 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def checked_id(kernel_id: Any) -> str:
+    """The id of a kernel.
+
+    Raises:
+        DefinitionError: not a text, or empty.
+    """
+    if not isinstance(kernel_id, str) or not kernel_id:
+        raise DefinitionError(f"kernel_id must be a text that is not empty, not {kernel_id!r}")
+    return kernel_id

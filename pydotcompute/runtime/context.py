@@ -1,0 +1,192 @@
+"""What a body sees of its kernel."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..exceptions import KernelStateError, KernelStopped, QueueTimeoutError
+from .checks import checked_timeout
+from .lifecycle import KernelState
+from .scheduler import AWAITED, NEW, SLICE_NS, Wait, clock
+
+if TYPE_CHECKING:
+    from .kernel import RingKernel
+
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class KernelContext(Generic[In, Out]):
+    """A body's way to its mailbox, to whoever asked, and to other kernels.
+
+    ``KernelContext[In, Out]`` in a body's signature says what it takes and what it sends; the runtime then checks both.
+    Only tasks on the runtime's event loop may use it, and one task at a time may wait in `receive`.
+    """
+
+    __slots__ = ("_box", "_handled", "_kernel", "_msg", "_scheduler", "_sink", "_start", "_stops", "_wait", "_waited",
+                 "should_terminate")  # fmt: skip
+
+    should_terminate: bool
+    """True once termination was asked for and the mailbox is empty: time to leave the loop."""
+
+    def __init__(self, kernel: RingKernel) -> None:
+        self._kernel, self._box, self._scheduler = kernel, kernel._box, kernel._scheduler
+        self._waited, self._handled = kernel._waited, kernel._handled
+        self._wait = self._scheduler.wait()  # one is enough: a body waits for one message at a time
+        self._msg: Any = None
+        self._sink: Wait | None = None  # where the reply to the message in hand goes
+        self._start = 0  # clock() when it was taken; 0 while there is none in hand
+        self._stops = 0  # how often receive() has said that the kernel stops
+        self.should_terminate = False
+
+    @property
+    def kernel_id(self) -> str:
+        """The id of the kernel that this body serves."""
+        return self._kernel.id
+
+    @property
+    def is_active(self) -> bool:
+        """Whether the kernel is in state ACTIVE, not paused and not on its way out."""
+        return self._kernel.state is KernelState.ACTIVE
+
+    @property
+    def state(self) -> Any:
+        """The kernel's own state: what ``state=`` of `ring_kernel` made, else a `types.SimpleNamespace`.
+
+        It outlives the body: a body that was replaced while it ran finds here what the former one left.
+        """
+        return self._kernel.user_state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self._kernel.user_state = value
+
+    async def receive(self, timeout: float | None = None, _at_end: type[BaseException] = KernelStopped) -> In:
+        """The next message, by priority. It counts as handled when the next one is asked for.
+
+        Args:
+            timeout: seconds to wait; None waits until there is one.
+
+        Raises:
+            QueueTimeoutError: nothing came in time, or the kernel stops and the call has a timeout.
+            KernelStopped: the kernel stops and nothing is queued, or the body is being replaced by a new version.
+            KernelStateError: another task of this body waits in `receive` already.
+        """
+        now = clock()
+        kernel, box, scheduler = self._kernel, self._box, self._scheduler
+        if self._start:
+            spent = now - self._start
+            self._handled[spent.bit_length()] += 1
+            kernel._busy_ns += spent
+            self._start = 0
+            if self._sink is not None:
+                kernel._set_aside(self)
+        if timeout is not None:
+            checked_timeout(timeout)
+        while True:
+            ready = box.ready
+            if ready and now < scheduler.slice_end:
+                msg, put, self._sink = ready.popleft()
+                break
+            if kernel._successor is not None:
+                await self._leave(KernelStopped(f"the body of {kernel.id!r} is replaced by a new version"))
+            if now >= scheduler.slice_end:
+                scheduler.over = True
+                if len(box) and not box.paused:  # a long drain: let the loop breathe
+                    await asyncio.sleep(0)
+                    now = clock()
+                    scheduler.slice_end = now + SLICE_NS
+                    continue
+            if (entry := box.pull()) is not None:
+                msg, put, self._sink = entry
+                self.should_terminate = box.closed is not None and not len(box)
+                break
+            if box.closed is not None:
+                self.should_terminate = True
+                text = f"{kernel.id!r} stops and nothing is queued: look at ctx.should_terminate"
+                await self._leave(_at_end(text) if timeout is None else QueueTimeoutError(text))
+            wait = self._wait
+            if wait.state != NEW:
+                raise KernelStateError(
+                    f"a task of {kernel.id!r} waits in ctx.receive() already: one task of a body may wait at a time"
+                )
+            self._msg = None  # an idle kernel keeps no message alive
+            if kernel._watchers:
+                kernel._tell_watchers()
+            box.getter = wait
+            try:
+                await (wait if timeout is None else scheduler.within(wait, timeout))
+            finally:
+                wait.state = NEW
+                if box.getter is wait:
+                    box.getter = None
+            now = clock()
+        self._msg = msg
+        self._start = now
+        self._waited[(now - put).bit_length()] += 1
+        return msg  # type: ignore[no-any-return]
+
+    async def _leave(self, error: BaseException) -> None:
+        """Raise in a body that shall end."""
+        self._msg = None
+        self._stops += 1
+        if self._kernel._abandoned:
+            await asyncio.get_running_loop().create_future()  # a body that cannot be ended shall not burn the loop
+        if self._stops > 1:
+            # A body that swallows the error and asks again would spin here and block the loop.
+            await asyncio.sleep(0.02)
+        raise error
+
+    def __aiter__(self) -> KernelContext[In, Out]:
+        """``async for message in ctx``: every message until the kernel stops; then the loop ends normally."""
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, In]:
+        return self.receive(None, StopAsyncIteration)
+
+    async def send(self, reply: Out) -> None:
+        """Reply. The reply belongs to the message in hand unless its `correlation_id` names another one.
+
+        It goes to the ask that waits for it, and only there; else to the kernel's outbox, from which `runtime.receive`
+        takes. A full outbox makes the body wait here. The reply is never written to: the same object may be sent again.
+
+        Raises:
+            MessageTypeError: not of the kernel's output type.
+        """
+        kernel = self._kernel
+        if not isinstance(reply, kernel._output_types):
+            kernel._admit_output(reply)
+        if (correlation := getattr(reply, "correlation_id", None)) is not None:
+            sink = kernel._correlated(self, correlation)
+        elif (sink := self._sink) is not None and sink.state <= AWAITED:
+            self._sink = None
+        kernel._replied += 1
+        if sink is not None:
+            if not sink.set(reply):
+                kernel.bury((reply, 0, None), "late reply: the ask had ended")
+            return
+        out = kernel._out
+        plain = out.plain
+        if len(plain) < out.room:
+            plain.append((reply, 0, None))
+            if out.getter is not None:
+                out.wake()
+        else:
+            await kernel._send_when_room(reply)
+
+    async def tell(self, kernel_id: str, message: Any) -> None:
+        """Send a message to another kernel; waits while its mailbox is full. Errors as in `RingKernelRuntime.send`."""
+        await self._kernel.runtime.send(kernel_id, message)
+
+    async def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
+        """Send a message to another kernel and wait for its reply. Errors as in `RingKernelRuntime.ask`.
+
+        Raises:
+            KernelStateError: a body that asks its own kernel would wait for ever.
+        """
+        return await self._kernel.runtime.ask(kernel_id, message, timeout)
+
+    def __repr__(self) -> str:
+        return f"<context of {self._kernel!r}>"

@@ -1,0 +1,639 @@
+"""A ring kernel: its definition (`@ring_kernel`) and what runs (`RingKernel`)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import sys
+import time
+import types
+import typing
+import warnings
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from struct import pack_into
+from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
+
+from ..exceptions import (
+    DefinitionError,
+    KernelFailedError,
+    KernelRedefinedWarning,
+    KernelStateError,
+    MessageTypeError,
+    QueueFullError,
+)
+from ..messages import DEFAULT_PRIORITY, same_schema
+from ..origin import current_cell, notebook_shell, origin
+from ..telemetry import BUCKETS, COUNTERS, STATES, KernelStatistics
+from .checks import checked_id, is_count
+from .context import KernelContext
+from .dead_letters import DeadLetter
+from .lifecycle import KernelState, after
+from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox
+from .scheduler import AWAITED, Wait, clock
+
+if TYPE_CHECKING:
+    from .runtime import RingKernelRuntime
+
+log = logging.getLogger("pydotcompute")
+
+Body = Callable[[KernelContext[Any, Any]], Coroutine[Any, Any, Any]]
+
+
+class RingKernelDefinition:
+    """What `@ring_kernel` makes of a function. Launch it by its `kernel_id`, or by itself; call it to test the body."""
+
+    def __init__(
+        self,
+        body: Body,
+        *,
+        kernel_id: str | None = None,
+        input_type: Any = None,
+        output_type: Any = None,
+        queue_size: int = 1024,
+        backpressure: Backpressure = "block",
+        state: Callable[[], Any] | None = None,
+        scope: dict[str, Any] | None = None,
+    ) -> None:
+        if not inspect.iscoroutinefunction(body):
+            raise DefinitionError(
+                f"a ring kernel is an `async def` with one parameter, the context; {body!r} is not an async function"
+            )
+        name = checked_id(kernel_id if kernel_id is not None else getattr(body, "__name__", None))
+        annotation = _context_annotation(body, name, scope)
+        if not is_count(queue_size):
+            raise DefinitionError(f"queue_size of {name!r} must be an integer of at least 1, not {queue_size!r}")
+        if backpressure not in STRATEGIES:
+            raise DefinitionError(
+                f"backpressure of {name!r} must be one of {', '.join(STRATEGIES)}; not {backpressure!r}"
+            )
+        if state is not None and not callable(state):
+            raise DefinitionError(f"state of {name!r} must be a class or function that makes a state, not {state!r}")
+        taken, sent = (*get_args(annotation), None, None)[:2] if annotation is not None else (None, None)
+        self.kernel_id = name
+        self.body = body
+        self.input_types = _checkable(input_type if input_type is not None else taken, name, "input_type")
+        self.output_types = _checkable(output_type if output_type is not None else sent, name, "output_type")
+        self.queue_size = queue_size
+        self.backpressure = backpressure
+        self.state = state
+        self.cell = current_cell()
+        self.origin = origin(getattr(body, "__module__", "?"))
+        """Where it was defined, in words: ``cell In [7]`` or ``module mymod``."""
+        # In a notebook, what a kernel prints belongs below the cell that defines it: the context knows which that is.
+        self.context = contextvars.copy_context() if notebook_shell() is not None else None
+        functools.update_wrapper(self, body)
+
+    def __call__(self, ctx: KernelContext[Any, Any]) -> Coroutine[Any, Any, Any]:
+        return self.body(ctx)
+
+    def __repr__(self) -> str:
+        return f"<ring kernel definition {self.kernel_id!r} of {self.origin}>"
+
+
+def _context_annotation(body: Body, name: str, scope: dict[str, Any] | None) -> Any:
+    """``KernelContext[In, Out]`` of the body's parameter, or None."""
+    try:
+        parameters = list(inspect.signature(body).parameters.values())
+    except NameError as error:  # annotations are evaluated late from Python 3.14 on
+        raise _unreadable(name, error) from error
+    needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    if not parameters or len(needed) > 1 or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
+        raise DefinitionError(f"the body of {name!r} must take one parameter, the context: async def {name}(ctx)")
+    annotation = parameters[0].annotation
+    if isinstance(annotation, str):
+        function = inspect.unwrap(body)
+        try:
+            # The text is the user's own source, from `from __future__ import annotations`.
+            annotation = eval(annotation, getattr(function, "__globals__", {}), scope)
+        except Exception as error:
+            raise _unreadable(name, error) from error
+    return annotation if get_origin(annotation) is KernelContext else None
+
+
+def _unreadable(name: str, error: Exception) -> DefinitionError:
+    return DefinitionError(
+        f"the types of {name!r} cannot be read ({error}): define them first, or pass input_type= and output_type="
+    )
+
+
+def _checkable(wanted: Any, name: str, parameter: str) -> tuple[type, ...]:
+    """The classes that isinstance shall look for; ``(object,)`` when anything goes."""
+    if wanted is None or wanted is Any or isinstance(wanted, typing.TypeVar):
+        return (object,)
+    if isinstance(wanted, tuple):
+        members = wanted
+    elif get_origin(wanted) in (typing.Union, types.UnionType):
+        members = get_args(wanted)
+    else:
+        members = (get_origin(wanted) or wanted,)
+    if len(members) > 1:
+        return tuple(t for member in members for t in _checkable(member, name, parameter))
+    (member,) = members
+    try:
+        isinstance(None, member)
+    except TypeError:
+        raise DefinitionError(
+            f"{parameter} of {name!r} cannot be checked at run time: {wanted!r}; "
+            f"use a class, a union of classes, or Any"
+        ) from None
+    return (member,)
+
+
+_definitions: dict[str, RingKernelDefinition] = {}
+_runtimes: weakref.WeakSet[RingKernelRuntime] = weakref.WeakSet()
+
+
+def definitions() -> dict[str, RingKernelDefinition]:
+    """The latest definition of each kernel id."""
+    return dict(_definitions)
+
+
+def define(definition: RingKernelDefinition) -> RingKernelDefinition:
+    """Register a definition; kernels that run the former one of that id get the new body between two messages."""
+    former = _definitions.get(definition.kernel_id)
+    if former is not None and _owned_elsewhere(former, definition):
+        warnings.warn(
+            f"ring kernel {definition.kernel_id!r} of {former.origin} is replaced by the one of {definition.origin}; "
+            f"give one of them another kernel_id if both are wanted",
+            KernelRedefinedWarning,
+            stacklevel=3,
+        )
+    _definitions[definition.kernel_id] = definition
+    if former is not None:
+        for runtime in list(_runtimes):
+            runtime._redefined(former, definition)
+    return definition
+
+
+def _owned_elsewhere(former: RingKernelDefinition, latter: RingKernelDefinition) -> bool:
+    if former.cell is not None and latter.cell is not None:
+        return None not in (former.cell.id, latter.cell.id) and former.cell.id != latter.cell.id
+    where = [(d.body.__module__, getattr(d.body, "__qualname__", "")) for d in (former, latter)]
+    return where[0] != where[1]
+
+
+@overload
+def ring_kernel(kernel_id: Body, /) -> RingKernelDefinition: ...
+@overload
+def ring_kernel(
+    kernel_id: str | None = None,
+    *,
+    input_type: Any = None,
+    output_type: Any = None,
+    queue_size: int = 1024,
+    backpressure: Backpressure = "block",
+    state: Callable[[], Any] | None = None,
+) -> Callable[[Body], RingKernelDefinition]: ...
+def ring_kernel(
+    kernel_id: str | Body | None = None,
+    *,
+    input_type: Any = None,
+    output_type: Any = None,
+    queue_size: int = 1024,
+    backpressure: Backpressure = "block",
+    state: Callable[[], Any] | None = None,
+) -> RingKernelDefinition | Callable[[Body], RingKernelDefinition]:
+    """Make a ring kernel of an ``async def body(ctx)``.
+
+    Defining an id again replaces the body of kernels that run under it, between two messages; their mailbox and
+    ``ctx.state`` are kept.
+
+    Args:
+        kernel_id: the name to launch it by; the function's name by default.
+        input_type: class, or union or tuple of classes, of the messages that it takes. By default what
+            ``KernelContext[In, Out]`` says in the body's signature; unchecked when nothing does.
+        output_type: the same for its replies.
+        queue_size: how many messages its mailbox holds, and how many unread replies its outbox.
+        backpressure: what happens to a message when the mailbox is full: ``"block"`` makes its sender wait,
+            ``"reject"`` raises `QueueFullError` in the sender, ``"drop_oldest"`` drops the oldest message of the lowest
+            priority,
+            ``"drop_newest"`` drops the new one. What is dropped becomes a dead letter.
+        state: called without arguments to make ``ctx.state`` when it is first read.
+
+    Raises:
+        DefinitionError: not an ``async def`` with one parameter, or an argument that cannot be.
+    """
+    frame = sys._getframe(1)
+    scope = dict(frame.f_locals) if frame.f_locals is not frame.f_globals else None
+
+    def decorate(body: Body) -> RingKernelDefinition:
+        return define(
+            RingKernelDefinition(
+                body,
+                kernel_id=None if callable(kernel_id) else kernel_id,
+                input_type=input_type,
+                output_type=output_type,
+                queue_size=queue_size,
+                backpressure=backpressure,
+                state=state,
+                scope=scope,
+            )
+        )
+
+    return decorate(kernel_id) if callable(kernel_id) else decorate
+
+
+class RingKernel:
+    """A ring kernel of a runtime, and the handle to it: ``runtime["stats"]``.
+
+    Its methods do what those of the runtime do with its id.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_abandoned",
+        "_aside",
+        "_box",
+        "_busy_ns",
+        "_ctx",
+        "_dead_letters",
+        "_errors",
+        "_handled",
+        "_input_types",
+        "_marker",
+        "_out",
+        "_output_types",
+        "_place",
+        "_processed",
+        "_replied",
+        "_row",
+        "_scheduler",
+        "_successor",
+        "_taken",
+        "_task",
+        "_user_state",
+        "_waited",
+        "_watchers",
+        "definition",
+        "exception",
+        "history",
+        "id",
+        "runtime",
+        "state",
+        "version",
+    )
+
+    def __init__(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, kernel_id: str) -> None:
+        self.id = kernel_id
+        self.runtime = runtime
+        self.definition = definition
+        self.version = 1
+        self.exception: BaseException | None = None
+        """What the body raised; None while it has not failed."""
+        self.state = KernelState.CREATED
+        self.history: list[tuple[KernelState, float]] = [(KernelState.CREATED, time.time())]
+        """Every state it has been in, with the time (seconds since the epoch) at which it came there; the last 100."""
+        self._scheduler = runtime._scheduler_of_loop()
+        self._box = Mailbox(self, self._scheduler, definition.queue_size, definition.backpressure)
+        self._out = Mailbox(self, self._scheduler, definition.queue_size)
+        self._input_types, self._output_types = definition.input_types, definition.output_types
+        self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
+        self._busy_ns = self._replied = self._errors = self._dead_letters = 0
+        self._aside: dict[Any, list[Wait]] | None = (
+            None  # asks whose message went out of hand unanswered, by message id
+        )
+        self._task: asyncio.Task[Any] | None = None
+        self._successor: RingKernelDefinition | None = None
+        self._abandoned = False
+        self._watchers: list[Wait] | None = None
+        self._user_state: Any = None
+        self._place, self._row = runtime._table.allocate()
+        self._marker: tuple[int, int] | None = None  # what the histograms in the row were written at
+        self._taken = self._processed = 0
+        self._ctx: KernelContext[Any, Any] = KernelContext(self)
+
+    # -- what a user asks of it ----------------------------------------------------------------------------------------
+
+    async def send(self, message: Any) -> None:
+        """`RingKernelRuntime.send` to this kernel."""
+        await self.runtime.send(self.id, message)
+
+    async def send_many(self, messages: Iterable[Any]) -> None:
+        """`RingKernelRuntime.send_many` to this kernel."""
+        await self.runtime.send_many(self.id, messages)
+
+    async def ask(self, message: Any, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.ask` of this kernel."""
+        return await self.runtime.ask(self.id, message, timeout)
+
+    send_and_receive = ask
+
+    def map(
+        self, messages: Any, *, window: int = 64, timeout: float | None = None, progress: bool = False
+    ) -> AsyncIterator[Any]:
+        """`RingKernelRuntime.map` over this kernel."""
+        return self.runtime.map(self.id, messages, window=window, timeout=timeout, progress=progress)
+
+    async def receive(self, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.receive` from this kernel."""
+        return await self.runtime.receive(self.id, timeout)
+
+    async def activate(self) -> None:
+        """`RingKernelRuntime.activate` this kernel."""
+        await self.runtime.activate(self.id)
+
+    async def deactivate(self) -> None:
+        """`RingKernelRuntime.deactivate` this kernel."""
+        await self.runtime.deactivate(self.id)
+
+    async def reactivate(self) -> None:
+        """`RingKernelRuntime.reactivate` this kernel."""
+        await self.runtime.reactivate(self.id)
+
+    async def terminate(self, drain: bool = True, timeout: float = 5.0) -> None:
+        """`RingKernelRuntime.terminate` this kernel."""
+        await self.runtime.terminate(self.id, drain, timeout)
+
+    @property
+    def queue_depth(self) -> int:
+        """Messages in the mailbox."""
+        return len(self._box)
+
+    @property
+    def unanswered(self) -> int:
+        """Asks whose message the body took and put aside without a reply so far."""
+        return sum(sink.state <= AWAITED for sinks in (self._aside or {}).values() for sink in sinks)
+
+    @property
+    def waiting_for(self) -> str:
+        """What keeps it from going on, in words; empty when nothing does."""
+        if self._out.blocked:
+            return f"replies unread: {len(self._out)} in the outbox, take them with receive()"
+        if self._successor is not None:
+            return f"the message in hand, before version {self.version + 1} takes over"
+        if self.state is KernelState.LAUNCHED:
+            return "activate()"
+        if self.state is KernelState.DEACTIVATED:
+            return "reactivate()"
+        return ""
+
+    @property
+    def user_state(self) -> Any:
+        """``ctx.state`` of the body."""
+        if self._user_state is None:
+            self._user_state = (self.definition.state or types.SimpleNamespace)()
+        return self._user_state
+
+    @user_state.setter
+    def user_state(self, value: Any) -> None:
+        self._user_state = value
+
+    def statistics(self) -> KernelStatistics:
+        """Its counters now. Any thread may ask."""
+        self._publish()
+        return KernelStatistics.from_row(self.id, self.runtime._table.copy([self._place])[0], self.waiting_for)
+
+    def __repr__(self) -> str:
+        version = f" v{self.version}" if self.version > 1 else ""
+        return f"<ring kernel {self.id!r}{version} {self.state}, {len(self._box)} queued>"
+
+    # -- its life: only on the runtime's loop --------------------------------------------------------------------------
+
+    def _move(self, verb: str) -> None:
+        self.state = after(verb, self.state, self.id)
+        self.history.append((self.state, time.time()))
+        del self.history[:-100]
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, None
+        for wait in watchers or ():
+            wait.set(None)
+
+    def _watch(self) -> Wait:
+        """A wait that is set when the kernel becomes idle or comes into another state."""
+        wait = self._scheduler.wait()
+        if self._watchers is None:
+            self._watchers = []
+        self._watchers.append(wait)
+        return wait
+
+    @property
+    def _idle(self) -> bool:
+        """Nothing queued and nothing in hand (what has ended is idle)."""
+        return self.state.over or not (len(self._box) or self._ctx._start or self._box.blocked)
+
+    def _start_body(self) -> None:
+        """Run the body of the present definition in a task of its own."""
+        definition = self.definition
+        self._ctx = KernelContext(self)
+        context = definition.context.copy() if definition.context is not None else contextvars.copy_context()
+        self._task = self._scheduler.loop.create_task(definition.body(self._ctx), name=self.id, context=context)
+        self._task.add_done_callback(self._ended, context=context)
+
+    def _replace(self, definition: RingKernelDefinition) -> None:
+        """Let a new definition take over when the message in hand is done."""
+        if self.state.over or self.state is KernelState.TERMINATING:
+            return
+        if self._task is None:
+            self._adopt(definition)
+            return
+        self._successor = definition
+        self._box.halt(True)
+
+    def _adopt(self, definition: RingKernelDefinition) -> None:
+        self.definition = definition
+        self._successor = None
+        self._input_types, self._output_types = definition.input_types, definition.output_types
+        self._box.halt(False)
+        self._box.resize(definition.queue_size, definition.backpressure)
+        self._out.resize(definition.queue_size, "block")
+        self.version += 1
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        """The body has returned, raised, or was stopped or cancelled."""
+        ctx = self._ctx
+        failure = None if task.cancelled() else task.exception()
+        if failure is not None:
+            self.exception = failure
+            self._errors += 1
+        if ctx._start:
+            spent = clock() - ctx._start
+            self._busy_ns += spent
+            ctx._start = 0
+            if failure is not None:
+                self.bury((ctx._msg, 0, None), "the kernel failed while it had it in hand", failure)
+            elif task.cancelled():
+                self.bury((ctx._msg, 0, None), "the body was cancelled while it had it in hand")
+            else:
+                self._handled[spent.bit_length()] += 1
+        if self._successor is not None and failure is None:
+            if ctx._sink is not None:
+                self._set_aside(ctx)
+            self._adopt(self._successor)
+            self._start_body()
+            return
+        self._successor = None
+        self._move("return" if failure is None else "raise")
+        self._finish(ctx)
+        if failure is not None:
+            log.error("ring kernel %r failed (%s)", self.id, self.definition.origin, exc_info=failure)
+
+    def _finish(self, ctx: KernelContext[Any, Any]) -> None:
+        """Leave nobody waiting: close both queues, bury what was not handled, fail what was asked."""
+        self._box.close(self._unusable)
+        self._out.close(self._unusable)
+        self._box.bury_all(f"the kernel is {self.state}: it was not handled")
+        asked = [sink for sinks in (self._aside or {}).values() for sink in sinks]
+        for sink in (ctx._sink, *asked):
+            if sink is not None:
+                sink.fail(self._unusable())
+        ctx._sink = ctx._msg = self._aside = None
+
+    async def _terminate(self, drain: bool, timeout: float) -> None:
+        task = self._task
+        if task is not None and asyncio.current_task() is task:
+            raise KernelStateError(f"{self.id!r} cannot wait for its own end: return from the body instead")
+        self._move("terminate")
+        if task is None:
+            self._box.close(self._unusable)
+            self._box.bury_all("terminated before the kernel was activated")
+            self._move("return")
+            self._finish(self._ctx)
+            return
+        self._successor = None
+        self._box.halt(False)
+        self._box.close(self._unusable)
+        if not drain:
+            self._box.bury_all("terminated without draining")
+        self._ctx.should_terminate = not len(self._box)
+        await asyncio.wait({task}, timeout=timeout)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task}, timeout=1.0)
+        if not task.done():
+            self._abandon(task)
+
+    def _abandon(self, task: asyncio.Task[Any]) -> None:
+        """Give a body up that swallows its cancellation: it gets no message any more, and nobody waits for it."""
+        log.warning("the body of %r swallows its cancellation and is given up: let CancelledError pass", self.id)
+        self._abandoned = True
+        task.remove_done_callback(self._ended)
+        if self._ctx._start:
+            self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand")
+            self._ctx._start = 0
+        self._move("return")
+        self._finish(self._ctx)
+
+    # -- messages: only on the runtime's loop --------------------------------------------------------------------------
+
+    def _unusable(self) -> KernelFailedError | KernelStateError:
+        """The error for whoever wants something of it now that its queues are closed."""
+        if self.exception is not None:
+            failed = KernelFailedError(f"{self.id!r} failed: {type(self.exception).__name__}: {self.exception}")
+            failed.__cause__ = self.exception
+            return failed
+        return KernelStateError(f"{self.id!r} is {self.state}: it takes no more messages and sends no more replies")
+
+    def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
+        """Make a dead letter of a message, and fail the ask that it belongs to."""
+        message, _, sink = entry
+        self._dead_letters += 1
+        if exception is None and self.state is KernelState.FAILED:
+            exception = self.exception
+        self.runtime.dead_letters.add(DeadLetter(self.id, message, reason, exception))
+        if sink is not None:
+            sink.fail(self._unusable() if self._box.closed else QueueFullError(f"dropped by {self.id!r}: {reason}"))
+
+    def _admit_input(self, message: Any) -> None:
+        self._input_types = self._admit(message, self._input_types, "takes")
+
+    def _admit_output(self, reply: Any) -> None:
+        self._output_types = self._admit(reply, self._output_types, "sends")
+
+    def _admit(self, message: Any, wanted: tuple[type, ...], verb: str) -> tuple[type, ...]:
+        """The wanted types, with that of the message if it is one of them defined again with the same fields."""
+        got = type(message)
+        if any(same_schema(got, known) for known in wanted):
+            return (*wanted, got)
+        text = f"{self.id!r} {verb} {' or '.join(t.__qualname__ for t in wanted)}, not {got.__qualname__}"
+        if any((got.__module__, got.__qualname__) == (t.__module__, t.__qualname__) for t in wanted):
+            where = getattr(got, "__message_origin__", "another place")
+            text += (
+                f": {got.__qualname__} was defined again with other fields ({where}); "
+                f"run the definition of {self.id!r} again ({self.definition.origin})"
+            )
+        raise MessageTypeError(text)
+
+    def _set_aside(self, ctx: KernelContext[Any, Any]) -> None:
+        """An asked message goes out of hand unanswered: a reply that names it by correlation_id may still answer it."""
+        sink = ctx._sink
+        assert sink is not None
+        ctx._sink = None
+        if self._aside is None:
+            self._aside = {}
+        key = getattr(ctx._msg, "message_id", None)
+        # A message without an id cannot be named: it stays listed so that its ask fails when the kernel ends.
+        self._aside.setdefault(id(sink) if key is None else key, []).append(sink)
+        if not len(self._aside) % 1024:  # those that timed out are kept for a while, to know a late reply
+            kept = {k: [s for s in sinks if s.state <= AWAITED] for k, sinks in self._aside.items()}
+            self._aside = {k: sinks for k, sinks in kept.items() if sinks}
+
+    def _correlated(self, ctx: KernelContext[Any, Any], correlation: Any) -> Wait | None:
+        """The ask that a reply names by its correlation_id."""
+        sink = ctx._sink
+        if sink is not None and getattr(ctx._msg, "message_id", None) == correlation:
+            if sink.state <= AWAITED:
+                ctx._sink = None
+            return sink
+        sinks = (self._aside or {}).get(correlation)
+        if not sinks:
+            return None
+        if sinks[0].state > AWAITED:
+            return sinks[0]
+        sink = sinks.pop(0)
+        if not sinks:
+            assert self._aside is not None
+            del self._aside[correlation]
+        return sink
+
+    async def _send_when_room(self, reply: Any) -> None:
+        """The general way into the outbox."""
+        wait = self._out.put_at(DEFAULT_PRIORITY, reply)
+        if wait is not None:
+            try:
+                await self._out.accepted(wait)
+            except asyncio.CancelledError:
+                self.bury((reply, 0, None), "the body was cancelled while its replies were unread")
+                raise
+
+    # -- telemetry -----------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Write the counters into this kernel's row of the table. Any thread may call it."""
+        box, ctx, row = self._box, self._ctx, self._row
+        marker = self._busy_ns, ctx._start
+        if marker != self._marker:
+            self._marker = marker
+            waited, handled = list(self._waited), list(self._handled)
+            self._taken, self._processed = sum(waited), sum(handled)
+            pack_into(_HISTOGRAMS, row, _HISTOGRAMS_AT, *waited, *handled)
+        depth = len(box)
+        pack_into(
+            _SCALARS,
+            row,
+            0,
+            _CODES[self.state],
+            self.version,
+            box.capacity,
+            depth,
+            box.peak,
+            len(self._out),
+            self._taken + depth + box.unhandled,
+            self._processed,
+            self._replied,
+            box.dropped,
+            self._dead_letters,
+            self._errors,
+            self._busy_ns,
+        )
+
+
+_CODES = {KernelState(name): code for code, name in enumerate(STATES)}
+_HISTOGRAMS_AT = COUNTERS.itemsize - 2 * BUCKETS * 8  # the histograms are the last two fields
+_SCALARS = f"={_HISTOGRAMS_AT // 8}q"
+_HISTOGRAMS = f"={2 * BUCKETS}q"

@@ -1,0 +1,307 @@
+"""The bounded queue of one ring kernel, with exact priorities.
+
+All conditions are folded into two values that the fast paths look at: `room`, how many messages of default priority fit
+without further thought, and `ready`, the deque from which one may be taken without further thought. Pause, stop,
+other priorities and blocked senders set them so that the general paths are taken.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any, Literal, Protocol, get_args
+
+from ..exceptions import PriorityError, QueueFullError
+from ..messages import DEFAULT_PRIORITY
+from .scheduler import FAILED, Scheduler, Wait, clock
+
+Backpressure = Literal["block", "reject", "drop_oldest", "drop_newest"]
+STRATEGIES: tuple[str, ...] = get_args(Backpressure)
+
+Entry = tuple[Any, int, "Wait | None"]
+"""A message, `clock()` when it was put, and where its reply goes."""
+
+_NOTHING: deque[Entry] = deque(maxlen=0)
+
+
+class Owner(Protocol):
+    """What a mailbox needs of its kernel."""
+
+    id: str
+
+    def bury(self, entry: Entry, reason: str) -> None:
+        """Make a dead letter of it."""
+
+
+class Mailbox:
+    """At most `capacity` messages; by priority, first in first out inside one priority.
+
+    A sender that finds it full waits in line (`block`), is refused (`reject`), pushes out the oldest message of the
+    lowest priority (`drop_oldest`) or drops its own (`drop_newest`).
+    """
+
+    __slots__ = (
+        "_bits",
+        "_blocked",
+        "_extra",
+        "_has_priority",
+        "_levels",
+        "_line",
+        "_owner",
+        "_scheduler",
+        "capacity",
+        "closed",
+        "dropped",
+        "getter",
+        "halted",
+        "paused",
+        "peak",
+        "plain",
+        "ready",
+        "room",
+        "strategy",
+        "unhandled",
+    )
+
+    def __init__(self, owner: Owner, scheduler: Scheduler, capacity: int, strategy: str = "block") -> None:
+        self._owner, self._scheduler = owner, scheduler
+        self.capacity, self.strategy = capacity, strategy
+        self.plain: deque[Entry] = deque()
+        """Messages of default priority."""
+        self._levels: dict[int, deque[Entry]] | None = None
+        self._bits = 0  # bit p is set while messages of priority p are queued in _levels
+        self._extra = 0  # messages in _levels
+        self._blocked: dict[Wait, tuple[Entry, int]] | None = None  # senders in line, in order
+        self._line: deque[Wait] | None = None  # receivers behind the first
+        self._has_priority = True  # until a message without that attribute comes
+        self.getter: Wait | None = None
+        self.paused = False
+        self.halted = False
+        """The body shall leave `receive()`: another one takes its place."""
+        self.closed: Callable[[], Exception] | None = None
+        """Once intake has stopped: what makes the error that senders get."""
+        self.peak = 0
+        self.dropped = 0
+        """Messages that the strategy dropped, old or new."""
+        self.unhandled = 0
+        """Messages that were let in and left in another way than by being taken."""
+        self.room = capacity
+        self.ready = self.plain
+
+    def __len__(self) -> int:
+        return len(self.plain) + self._extra
+
+    @property
+    def blocked(self) -> int:
+        """Senders that wait for room."""
+        return len(self._blocked or ())
+
+    @property
+    def would_block(self) -> bool:
+        """Whether the next sender has to wait."""
+        return self.strategy == "block" and not self.closed and (bool(self._blocked) or len(self) >= self.capacity)
+
+    def _tune(self) -> None:
+        """Recompute the two values that the fast paths look at."""
+        simple = not (self.closed or self._blocked)
+        self.room = self.capacity - self._extra if simple and self._has_priority else 0
+        self.ready = self.plain if simple and not (self.paused or self.halted or self._extra) else _NOTHING
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def put(self, msg: Any, sink: Wait | None = None) -> Wait | None:
+        """The general way in. None: it is in, or dropped as the strategy says. A `Wait`: await `accepted(wait)`.
+
+        Raises:
+            PriorityError: its priority is not an integer from 0 to 255.
+            QueueFullError: full, and the strategy is `reject`.
+        """
+        priority = getattr(msg, "priority", None)
+        if priority is None:
+            priority = DEFAULT_PRIORITY
+            if self._has_priority:
+                self._has_priority = False
+                self._tune()
+        else:
+            priority = checked_priority(priority, msg)
+        return self.put_at(priority, msg, sink)
+
+    def put_at(self, priority: int, msg: Any, sink: Wait | None = None) -> Wait | None:
+        """`put` with a priority that is known to be right."""
+        if self.closed:
+            raise self.closed()
+        entry = (msg, clock(), sink)
+        if self._blocked or len(self) >= self.capacity:
+            if self.strategy == "block":
+                if self._blocked is None:
+                    self._blocked = {}
+                wait = self._scheduler.wait()
+                self._blocked[wait] = (entry, priority)
+                self._tune()
+                return wait
+            if self.strategy == "reject":
+                raise QueueFullError(
+                    f"the mailbox of {self._owner.id!r} is full ({self.capacity}): try again later, or define the "
+                    f"kernel with a larger queue_size or backpressure='block'"
+                )
+            lowest = min([DEFAULT_PRIORITY] * bool(self.plain) + [p for p in self._levels or () if self._bits >> p & 1])
+            self.dropped += 1
+            if self.strategy == "drop_newest" or priority < lowest:
+                self._owner.bury(entry, self.strategy)
+                return None
+            self.unhandled += 1
+            self._owner.bury(self._take(lowest), self.strategy)
+        self._insert(entry, priority)
+        return None
+
+    async def accepted(self, wait: Wait, timeout: float | None = None) -> None:
+        """Wait for room; a sender that gives up leaves the line."""
+        try:
+            await (wait if timeout is None else self._scheduler.within(wait, timeout))
+        finally:
+            if wait.state == FAILED and self._blocked and self._blocked.pop(wait, None):
+                self._tune()
+
+    def put_many(self, messages: Sequence[Any]) -> int:
+        """How many of these were taken, from the first on, without waiting and without looking at each."""
+        n = min(self.room - len(self.plain), len(messages))
+        if n <= 0:
+            return 0
+        part = messages if n == len(messages) else messages[:n]
+        try:
+            if any(m.priority != DEFAULT_PRIORITY for m in part):
+                return 0
+        except AttributeError:
+            return 0
+        self.plain.extend(zip(part, repeat(clock()), repeat(None)))
+        if len(self.plain) > self.peak:
+            self.peak = len(self.plain)
+        if self.getter is not None:
+            self.wake()
+        return n
+
+    def _insert(self, entry: Entry, priority: int) -> None:
+        if priority == DEFAULT_PRIORITY:
+            self.plain.append(entry)
+        else:
+            if self._levels is None:
+                self._levels = {}
+            self._levels.setdefault(priority, deque()).append(entry)
+            self._bits |= 1 << priority
+            self._extra += 1
+            self._tune()
+        if len(self) > self.peak:
+            self.peak = len(self)
+        if self.getter is not None:
+            self.wake()
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def _take(self, priority: int) -> Entry:
+        if priority == DEFAULT_PRIORITY:
+            return self.plain.popleft()
+        assert self._levels is not None
+        level = self._levels[priority]
+        entry = level.popleft()
+        self._extra -= 1
+        if not level:
+            self._bits ^= 1 << priority
+        return entry
+
+    def pull(self) -> Entry | None:
+        """The general way out: by priority, letting a blocked sender in. None: there is nothing to hand out now."""
+        top = self._bits.bit_length() - 1
+        if self.paused or (top < 0 and not self.plain):
+            return None
+        entry = self._take(DEFAULT_PRIORITY if self.plain and top < DEFAULT_PRIORITY else top)
+        self._let_in()
+        return entry
+
+    def _let_in(self) -> None:
+        while self._blocked and len(self) < self.capacity:
+            wait = next(iter(self._blocked))
+            entry, priority = self._blocked.pop(wait)
+            if wait.set(None):  # else that sender was cancelled
+                self._insert(entry, priority)
+        self._tune()
+
+    def wake(self) -> None:
+        """Wake the first receiver in line, if messages may be handed out."""
+        if not self.paused:
+            getter, self.getter = self.getter, self._line.popleft() if self._line else None
+            if getter is not None:
+                getter.set(None)
+
+    def join(self, wait: Wait) -> None:
+        """Wait behind other receivers."""
+        if self.getter is None:
+            self.getter = wait
+        else:
+            if self._line is None:
+                self._line = deque()
+            self._line.append(wait)
+
+    def leave(self, wait: Wait) -> None:
+        """A receiver gives up: the next one takes its place, and its wake-up if it had one."""
+        if self._line and wait in self._line:
+            self._line.remove(wait)
+        elif self.getter is wait:
+            self.getter = self._line.popleft() if self._line else None
+        if self.getter is not None and len(self):
+            self.wake()
+
+    # -- control -------------------------------------------------------------------------------------------------------
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
+        self._tune()
+        if not paused and self.getter is not None and len(self):
+            self.wake()
+
+    def halt(self, halted: bool) -> None:
+        self.halted = halted
+        self._tune()
+        if halted and self.getter is not None:
+            getter, self.getter = self.getter, None
+            getter.set(None)
+
+    def resize(self, capacity: int, strategy: str) -> None:
+        """Another bound and strategy. What is queued beyond a smaller bound stays."""
+        self.capacity, self.strategy = capacity, strategy
+        self._let_in()
+
+    def close(self, error: Callable[[], Exception]) -> None:
+        """Stop intake: from now on senders get what `error` makes. What is queued can still be pulled."""
+        self.closed, self.paused = error, False
+        blocked, self._blocked = self._blocked, None
+        for wait in blocked or ():
+            wait.fail(error())
+        self._tune()
+        while self.getter is not None:
+            self.wake()
+
+    def bury_all(self, reason: str) -> None:
+        """Make dead letters of all that is queued."""
+        while self.plain or self._extra:
+            top = self._bits.bit_length() - 1
+            self.unhandled += 1
+            self._owner.bury(self._take(DEFAULT_PRIORITY if self.plain and top < DEFAULT_PRIORITY else top), reason)
+        self._let_in()
+
+
+def checked_priority(priority: Any, msg: Any) -> int:
+    """The priority as an int.
+
+    Raises:
+        PriorityError: not an integer from 0 to 255.
+    """
+    if type(priority) is int and 0 <= priority <= 255:
+        return priority
+    try:
+        number = priority.__index__()
+    except AttributeError:
+        number = -1
+    if isinstance(priority, bool) or not 0 <= number <= 255:
+        raise PriorityError(f"priority must be an integer from 0 to 255, not {priority!r} (of {type(msg).__name__})")
+    return int(number)

@@ -1,0 +1,754 @@
+"""The runtime: where ring kernels live, and the way to them from any loop and any thread."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
+from threading import Lock, get_ident
+from types import MappingProxyType, TracebackType
+from typing import Any, Literal, Self, TypeVar
+
+from ..exceptions import (
+    DefinitionError,
+    KernelNotFoundError,
+    KernelStateError,
+    LoopError,
+    QueueFullError,
+    QueueTimeoutError,
+    RuntimeClosedError,
+)
+from ..messages import DEFAULT_PRIORITY
+from ..origin import notebook_shell
+from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
+from .checks import checked_id, checked_timeout, is_count
+from .dead_letters import DeadLetters
+from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
+from .lifecycle import KernelState
+from .loops import LoopThread
+from .scheduler import AWAITED, NEW, SET, Scheduler, clock
+
+T = TypeVar("T")
+
+
+class RingKernelRuntime:
+    """Launches ring kernels and carries messages to and from them.
+
+    Use it as ``async with RingKernelRuntime() as runtime``, or call it and later `close` it. Every coroutine may be
+    awaited from any event loop; ``runtime.sync`` has a blocking twin of each.
+
+    Args:
+        loop: ``"current"`` runs the kernels on the event loop of the first caller; ``"thread"`` on a loop in a thread
+            that the runtime owns, so that they go on while the caller blocks; ``"auto"`` is ``"thread"`` in a
+            notebook and ``"current"`` elsewhere.
+        dead_letter_limit: how many dead letters are kept; all are counted.
+
+    Raises:
+        ValueError: another value of `loop`, or a limit below 1.
+    """
+
+    def __init__(self, loop: Literal["auto", "current", "thread"] = "auto", *, dead_letter_limit: int = 1000) -> None:
+        if loop not in ("auto", "current", "thread"):
+            raise ValueError(f"loop must be 'auto', 'current' or 'thread', not {loop!r}")
+        if not is_count(dead_letter_limit):
+            raise ValueError(f"dead_letter_limit must be an integer of at least 1, not {dead_letter_limit!r}")
+        if loop == "auto":
+            loop = "thread" if notebook_shell() is not None else "current"
+        self.loop_mode: Literal["current", "thread"] = loop
+        """Where the kernels run: ``"current"`` or ``"thread"``."""
+        self.dead_letters = DeadLetters(dead_letter_limit)
+        self.sync = SyncRuntime(self)
+        self.sampler = Sampler(self._frame, self._poke)
+        """Calls listeners with frames of counters while there are any."""
+        self._home = 0  # thread of the runtime's loop, once there is one
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: LoopThread | None = None
+        self._scheduler: Scheduler | None = None
+        self._starting = Lock()
+        self._closed = False
+        self._kernels: dict[str, RingKernel] = {}
+        self._table = CounterTable()
+        self._frames = 0
+        self._lag: LoopLag | None = None
+        self._caller_lag: LoopLag | None = None
+        self._meet_caller()
+        _runtimes.add(self)
+
+    # -- where it lives ------------------------------------------------------------------------------------------------
+
+    def _meet_caller(self) -> None:
+        """Remember the loop that the runtime is used from, to tell how late it is."""
+        with suppress(RuntimeError):  # synchronous code
+            self._caller_lag = LoopLag(asyncio.get_running_loop())
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._loop is not None:
+                return
+            if self.loop_mode == "thread":
+                self._thread = LoopThread()
+                self._loop, self._home = self._thread.loop, self._thread.ident
+            else:
+                try:
+                    self._loop = asyncio.get_running_loop()
+                except RuntimeError:
+                    raise LoopError(
+                        "there is no running event loop to live on: use the runtime inside a coroutine, "
+                        "or make it with RingKernelRuntime(loop='thread')"
+                    ) from None
+                self._home = get_ident()
+            self._scheduler = Scheduler(self._loop)
+            self._lag = LoopLag(self._loop)
+            if self._caller_lag is None:
+                self._meet_caller()
+
+    def _scheduler_of_loop(self) -> Scheduler:
+        assert self._scheduler is not None
+        return self._scheduler
+
+    def _post(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Any:
+        """Run a coroutine on the runtime's loop from another thread; a `concurrent.futures.Future` of its result."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or self._closed:
+            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
+        if not loop.is_running():
+            raise RuntimeClosedError(
+                "the event loop that the runtime lives on is not running: keep it running, or make the runtime "
+                "with loop='thread'"
+            )
+        return asyncio.run_coroutine_threadsafe(method(*args), loop)
+
+    async def _hop(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run `method` on the runtime's loop, from whichever loop this is; also where a runtime starts."""
+        if self._loop is None and not self._closed:
+            self._start()
+            if get_ident() == self._home:
+                return await method(*args)
+        result: T = await asyncio.wrap_future(self._post(method, *args))
+        return result
+
+    async def __aenter__(self) -> Self:
+        if self._closed:
+            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
+        self._start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close(drain=error is None)
+
+    async def close(self, drain: bool = True, timeout: float = 5.0) -> None:
+        """Terminate every kernel and end the runtime; a second call does nothing.
+
+        Args:
+            drain: let the kernels handle what is queued first; replies that nobody took become dead letters, as does
+                what was not handled.
+            timeout: seconds for that; then the bodies are cancelled.
+        """
+        checked_timeout(timeout)
+        if self._closed:
+            return
+        if self._loop is not None and not self._loop.is_closed():
+            if get_ident() == self._home:
+                await self._close(drain, timeout)
+            else:
+                await self._hop(self._close, drain, timeout)
+        self._ended()
+
+    def _ended(self) -> None:
+        self._closed = True
+        self._home = 0
+        self.sampler.close()
+        if self._thread is not None:
+            self._thread.stop()
+
+    async def _close(self, drain: bool, timeout: float) -> None:
+        kernels = [kernel for kernel in self._kernels.values() if not kernel.state.over]
+        for kernel in kernels:
+            if kernel._task is not None and kernel._task is asyncio.current_task():
+                raise KernelStateError(
+                    f"{kernel.id!r} cannot close the runtime that it runs on: return from the body instead"
+                )
+        end = time.monotonic() + timeout
+        if drain:
+            # Kernels may send to one another while they drain: intake stops when all of them are idle, not before.
+            for kernel in kernels:
+                if kernel.state is KernelState.DEACTIVATED:
+                    await self.reactivate(kernel.id)
+                # Nobody reads replies any more; an outbox that is full shall not hold its kernel up.
+                kernel._out.resize(1 << 62, "block")
+            running = [kernel.id for kernel in kernels if kernel.state is KernelState.ACTIVE]
+            with suppress(QueueTimeoutError):  # what is left goes to the dead letters below
+                await self.wait_idle(*running, timeout=timeout)
+        left = max(end - time.monotonic(), 0.05)
+        await asyncio.gather(
+            *(
+                self.terminate(kernel.id, drain, left)
+                for kernel in kernels
+                if not kernel.state.over and kernel.state is not KernelState.TERMINATING
+            )
+        )
+        for kernel in self._kernels.values():
+            while (entry := kernel._out.pull()) is not None:
+                kernel.bury(entry, "the reply was unread when the runtime closed")
+
+    # -- kernels -------------------------------------------------------------------------------------------------------
+
+    @property
+    def kernels(self) -> Mapping[str, RingKernel]:
+        """All kernels that were launched, by id; those that have ended stay until their id is launched again."""
+        return MappingProxyType(self._kernels)
+
+    def __getitem__(self, kernel_id: str) -> RingKernel:
+        """The handle of a kernel.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+        """
+        return self._find(kernel_id)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self._kernels)
+
+    def _find(self, kernel_id: str) -> RingKernel:
+        try:
+            return self._kernels[kernel_id]
+        except (KeyError, TypeError):
+            raise self._unknown(kernel_id) from None
+
+    def _unknown(self, kernel_id: Any) -> Exception:
+        if not isinstance(kernel_id, str):
+            name = getattr(kernel_id, "kernel_id", None) or getattr(kernel_id, "id", None)
+            hint = f"its id, {name!r}" if isinstance(name, str) else "its id, a text"
+            return TypeError(f"name a ring kernel by {hint}, not by {kernel_id!r}")
+        launched = ", ".join(map(repr, list(self._kernels)[:10])) or "none"
+        if kernel_id in definitions():
+            what = f"it is defined: await runtime.launch({kernel_id!r}) first"
+        elif close := difflib.get_close_matches(kernel_id, [*self._kernels, *definitions()], 1):
+            what = f"did you mean {close[0]!r}?"
+        else:
+            what = "define and launch it first, or check the spelling"
+        return KernelNotFoundError(f"no ring kernel {kernel_id!r} (launched: {launched}); {what}")
+
+    async def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
+        """Phase 1: allocate. The mailbox takes messages from now on; nothing runs before `activate`.
+
+        Args:
+            kernel: a kernel id that was defined with `ring_kernel`, or the definition itself.
+            kernel_id: launch it under this id instead, so that one definition can run several times.
+
+        Returns:
+            The kernel's handle.
+
+        Raises:
+            KernelNotFoundError: nothing was defined under that id.
+            KernelStateError: a kernel of that id runs already.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self._launch, kernel, kernel_id)
+        return await self._launch(kernel, kernel_id)
+
+    async def _launch(self, kernel: str | RingKernelDefinition, kernel_id: str | None) -> RingKernel:
+        if isinstance(kernel, RingKernelDefinition):
+            definition = kernel
+        elif isinstance(kernel, str):
+            known = definitions()
+            if kernel not in known:
+                close = difflib.get_close_matches(kernel, known, 1)
+                hint = f"did you mean {close[0]!r}?" if close else "decorate its function with @ring_kernel first"
+                raise KernelNotFoundError(f"no ring kernel {kernel!r} is defined; {hint}")
+            definition = known[kernel]
+        else:
+            raise DefinitionError(f"launch takes a kernel id or what @ring_kernel made, not {kernel!r}")
+        name = definition.kernel_id if kernel_id is None else checked_id(kernel_id)
+        former = self._kernels.get(name)
+        if former is not None:
+            if not former.state.over:
+                raise KernelStateError(
+                    f"{name!r} was launched already and is {former.state}: terminate it first, "
+                    f"or launch it under another kernel_id="
+                )
+            while (entry := former._out.pull()) is not None:
+                former.bury(entry, "the reply was unread when the kernel was launched again")
+            self._table.release(former._place)
+        launched = RingKernel(self, definition, name)
+        launched._move("launch")
+        self._kernels[name] = launched
+        return launched
+
+    async def activate(self, kernel_id: str) -> None:
+        """Phase 2: start the body.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: not in state LAUNCHED.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.activate, kernel_id)
+        kernel = self._find(kernel_id)
+        kernel._move("activate")
+        kernel._start_body()
+
+    async def deactivate(self, kernel_id: str) -> None:
+        """Pause: the message in hand is finished and no further one is handed out until `reactivate`.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: not in state ACTIVE.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.deactivate, kernel_id)
+        kernel = self._find(kernel_id)
+        kernel._move("deactivate")
+        kernel._box.pause(True)
+
+    async def reactivate(self, kernel_id: str) -> None:
+        """Go on after `deactivate`.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: not in state DEACTIVATED.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.reactivate, kernel_id)
+        kernel = self._find(kernel_id)
+        kernel._move("reactivate")
+        kernel._box.pause(False)
+
+    async def terminate(self, kernel_id: str, drain: bool = True, timeout: float = 5.0) -> None:
+        """Stop intake, let the kernel handle what is queued, and end it.
+
+        Args:
+            drain: False makes dead letters of what is queued instead.
+            timeout: seconds until the body is cancelled.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: it has ended, is ending, or asks for its own end.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.terminate, kernel_id, drain, timeout)
+        checked_timeout(timeout)
+        await self._find(kernel_id)._terminate(drain, timeout)
+
+    async def wait_idle(self, *kernel_ids: str, timeout: float | None = None) -> None:
+        """Wait until these kernels (by default all) have nothing queued and nothing in hand, all at the same time.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            QueueTimeoutError: one of them is still busy after `timeout` seconds; the text says which.
+        """
+        if get_ident() != self._home:
+            return await self._hop(lambda: self.wait_idle(*kernel_ids, timeout=timeout))
+        checked_timeout(timeout)
+        kernels = [self._find(kernel_id) for kernel_id in kernel_ids] or list(self._kernels.values())
+        busy: RingKernel | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                while (busy := next((kernel for kernel in kernels if not kernel._idle), None)) is not None:
+                    await busy._watch()
+        except TimeoutError:
+            assert busy is not None
+            raise QueueTimeoutError(f"still busy after {timeout:g} s: {busy!r} {busy.waiting_for}".rstrip()) from None
+
+    async def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:
+        """Wait until a kernel has ended; TERMINATED or FAILED.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            QueueTimeoutError: it has not ended within `timeout` seconds.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.wait_ended, kernel_id, timeout)
+        checked_timeout(timeout)
+        kernel = self._find(kernel_id)
+        try:
+            async with asyncio.timeout(timeout):
+                while not kernel.state.over:
+                    await kernel._watch()
+        except TimeoutError:
+            raise QueueTimeoutError(f"{kernel!r} has not ended within {timeout:g} s") from None
+        return kernel.state
+
+    def _redefined(self, former: RingKernelDefinition, latter: RingKernelDefinition) -> None:
+        """Give the kernels of a former definition the body of the latter. Any thread may call it."""
+        loop = self._loop
+        if loop is None or self._closed or loop.is_closed():
+            return
+
+        def replace() -> None:
+            for kernel in self._kernels.values():
+                if former in (kernel.definition, kernel._successor):
+                    kernel._replace(latter)
+
+        if get_ident() == self._home:
+            replace()
+        else:
+            loop.call_soon_threadsafe(replace)
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    async def send(self, kernel_id: str, message: Any) -> None:
+        """Put a message into a kernel's mailbox; with back-pressure `block`, waits while it is full.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            MessageTypeError: not of the kernel's input type.
+            PriorityError: its priority is not an integer from 0 to 255.
+            QueueFullError: full, and the kernel's back-pressure is `reject`.
+            KernelStateError, KernelFailedError: the kernel stops or has ended, or failed.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.send, kernel_id, message)
+        try:
+            kernel = self._kernels[kernel_id]
+        except (KeyError, TypeError):
+            raise self._unknown(kernel_id) from None
+        if not isinstance(message, kernel._input_types):
+            kernel._admit_input(message)
+        box = kernel._box
+        plain = box.plain
+        n = len(plain)
+        try:
+            fits = n < box.room and message.priority == DEFAULT_PRIORITY
+        except AttributeError:
+            fits = False
+        if fits:
+            plain.append((message, clock(), None))
+            if n >= box.peak:
+                box.peak = n + 1
+            if box.getter is not None:
+                box.wake()
+        else:
+            if box.would_block and kernel._task is asyncio.current_task():
+                raise QueueFullError(f"{kernel.id!r} would wait for ever for room in its own mailbox ({box.capacity})")
+            if (blocked := box.put(message)) is not None:
+                await box.accepted(blocked)
+
+    async def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
+        """`send` each of these messages, in order. All are checked before the first is sent. Errors as in `send`."""
+        if get_ident() != self._home:
+            return await self._hop(self.send_many, kernel_id, list(messages))
+        kernel = self._find(kernel_id)
+        if not isinstance(messages, (list, tuple)):
+            messages = list(messages)
+        for message in messages:
+            if not isinstance(message, kernel._input_types):
+                kernel._admit_input(message)
+        done = 0
+        while done < len(messages):
+            took = kernel._box.put_many(messages[done:] if done else messages)
+            if not took:
+                await self.send(kernel_id, messages[done])
+                took = 1
+            done += took
+
+    async def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
+        """Send a message and wait for the reply to it.
+
+        Args:
+            timeout: seconds, for room in the mailbox and for the reply together; None waits for both. A reply that
+                comes later becomes a dead letter.
+
+        Raises:
+            QueueTimeoutError: no room or no reply in time.
+            KernelFailedError, KernelStateError: the kernel failed or ended before it replied.
+            KernelNotFoundError, MessageTypeError, PriorityError, QueueFullError: as in `send`; also when the message is
+                dropped later to make room.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.ask, kernel_id, message, timeout)
+        try:
+            kernel = self._kernels[kernel_id]
+        except (KeyError, TypeError):
+            raise self._unknown(kernel_id) from None
+        if not isinstance(message, kernel._input_types):
+            kernel._admit_input(message)
+        if timeout is not None:
+            checked_timeout(timeout)
+        box = kernel._box
+        plain = box.plain
+        n = len(plain)
+        scheduler = kernel._scheduler
+        wait = scheduler._wait_type()
+        wait.state = NEW
+        try:
+            fits = n < box.room and message.priority == DEFAULT_PRIORITY
+        except AttributeError:
+            fits = False
+        try:
+            getter = box.getter
+            if getter is None and kernel._task is asyncio.current_task():
+                raise KernelStateError(
+                    f"{kernel.id!r} asks itself and would wait for ever: use ctx.tell, or call a function of your own"
+                )
+            if fits:
+                now = clock()
+                plain.append((message, now, wait))
+                if n >= box.peak:
+                    box.peak = n + 1
+                if getter is not None and getter.state == AWAITED and not box.paused:
+                    box.getter = None
+                    if now < scheduler.slice_end:
+                        scheduler.hand_over(getter)
+                        if wait.state == SET:
+                            return wait.value
+                    else:
+                        getter.set(None)
+            else:
+                if (blocked := box.put(message, wait)) is not None:
+                    begun = clock()
+                    await box.accepted(blocked, timeout)
+                    if timeout is not None:
+                        timeout = max(timeout - (clock() - begun) / 1e9, 0)
+            return await (wait if timeout is None else scheduler.within(wait, timeout))
+        except asyncio.CancelledError:
+            if wait.state == SET:
+                kernel.bury((wait.value, 0, None), "the asker was cancelled when its reply came")
+            elif wait.state == NEW:
+                wait.cancel()
+            raise
+        except QueueTimeoutError:
+            if wait.state == NEW:
+                raise QueueTimeoutError(f"no room in the mailbox of {kernel!r} within the timeout of the ask") from None
+            raise QueueTimeoutError(f"no reply from {kernel!r} within the timeout of the ask") from None
+
+    send_and_receive = ask
+
+    async def map(
+        self, kernel_id: str, messages: Any, *, window: int = 64, timeout: float | None = None, progress: bool = False
+    ) -> AsyncIterator[Any]:
+        """Ask for each of many messages and yield the replies in the order of the messages.
+
+        ``async for reply in runtime.map("square", numbers): ...``
+
+        Args:
+            messages: an iterable or asynchronous iterable.
+            window: how many asks may be in flight.
+            timeout: seconds for each ask.
+            progress: show a progress bar; needs the package tqdm.
+
+        Raises:
+            ValueError: a window below 1.
+            ModuleNotFoundError: a progress bar without tqdm.
+            What `ask` raises, at the place of the message that it is about; asks in flight are then cancelled.
+        """
+        if not is_count(window):
+            raise ValueError(f"window must be an integer of at least 1, not {window!r}")
+        bar = _progress_bar(messages, kernel_id) if progress else None
+        flying: deque[asyncio.Task[Any]] = deque()
+        try:
+            async for message in _each(messages):
+                flying.append(asyncio.ensure_future(self.ask(kernel_id, message, timeout)))
+                if len(flying) >= window:
+                    yield await flying.popleft()
+                    if bar is not None:
+                        bar.update()
+            while flying:
+                yield await flying.popleft()
+                if bar is not None:
+                    bar.update()
+        finally:
+            for task in flying:
+                task.cancel()
+            await asyncio.gather(*flying, return_exceptions=True)
+            if bar is not None:
+                bar.close()
+
+    async def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
+        """The oldest reply of a kernel that no ask was waiting for.
+
+        Args:
+            timeout: seconds to wait; None waits until there is one.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            QueueTimeoutError: nothing came in time.
+            KernelFailedError, KernelStateError: the kernel failed or ended, and no reply is left.
+        """
+        if get_ident() != self._home:
+            return await self._hop(self.receive, kernel_id, timeout)
+        kernel = self._find(kernel_id)
+        checked_timeout(timeout)
+        out = kernel._out
+        while (entry := out.pull()) is None:
+            if out.closed is not None:
+                raise out.closed()
+            wait = kernel._scheduler.wait()
+            out.join(wait)
+            try:
+                await (wait if timeout is None else kernel._scheduler.within(wait, timeout))
+            except QueueTimeoutError:
+                out.leave(wait)
+                raise QueueTimeoutError(f"no reply from {kernel!r} within {timeout:g} s") from None
+            except BaseException:
+                out.leave(wait)
+                raise
+        return entry[0]
+
+    # -- telemetry -----------------------------------------------------------------------------------------------------
+
+    def statistics(self) -> RuntimeStatistics:
+        """The counters of all kernels now, frozen. Any thread may ask."""
+        kernels = list(self._kernels.values())
+        for kernel in kernels:
+            kernel._publish()
+        rows = self._table.copy([kernel._place for kernel in kernels])
+        return RuntimeStatistics(
+            {k.id: KernelStatistics.from_row(k.id, row, k.waiting_for) for k, row in zip(kernels, rows, strict=True)},
+            self.dead_letters.total,
+            self._lag.seconds if self._lag is not None else None,
+            self._caller_lag.seconds if self._caller_lag is not None else None,
+        )
+
+    def _frame(self) -> Frame:
+        kernels = list(self._kernels.values())
+        for kernel in kernels:
+            kernel._publish()
+        self._frames += 1
+        return Frame(
+            self._frames,
+            clock(),
+            tuple([kernel.id for kernel in kernels]),
+            self._table.copy([kernel._place for kernel in kernels]),
+            self._lag.seconds if self._lag is not None else None,
+            self._caller_lag.seconds if self._caller_lag is not None else None,
+            self.dead_letters.total,
+        )
+
+    def _poke(self) -> None:
+        for lag in (self._lag, self._caller_lag):
+            if lag is not None:
+                lag.poke()
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for kernel in self._kernels.values():
+            counts[kernel.state.value] = counts.get(kernel.state.value, 0) + 1
+        states = ", ".join(f"{n} {state}" for state, n in counts.items()) or "none"
+        closed = ", closed" if self._closed else ""
+        return f"<RingKernelRuntime loop={self.loop_mode!r}, kernels: {states}{closed}>"
+
+
+async def _each(messages: Any) -> AsyncIterator[Any]:
+    if hasattr(messages, "__aiter__"):
+        async for message in messages:
+            yield message
+    else:
+        for message in messages:
+            yield message
+
+
+def _progress_bar(messages: Any, kernel_id: str) -> Any:
+    try:
+        from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("progress=True needs the package tqdm: pip install tqdm") from error
+    return tqdm(total=len(messages) if hasattr(messages, "__len__") else None, desc=kernel_id, unit=" messages")
+
+
+class SyncRuntime:
+    """Blocking twins of the coroutines of a runtime: ``runtime.sync.ask(...)``.
+
+    They are for synchronous cells, magics and threads. Arguments, results and errors are those of the coroutines. Each
+    raises `LoopError` on the runtime's own loop, where it would wait for itself.
+    """
+
+    def __init__(self, runtime: RingKernelRuntime) -> None:
+        self._runtime = runtime
+
+    def _call(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        runtime = self._runtime
+        if runtime._loop is None and not runtime._closed:
+            if runtime.loop_mode == "current":
+                raise LoopError(
+                    "the runtime has no event loop yet: enter it with `async with`, "
+                    "or make it with RingKernelRuntime(loop='thread')"
+                )
+            runtime._start()
+        if get_ident() == runtime._home:
+            name = getattr(method, "__name__", "it")
+            raise LoopError(
+                f"runtime.sync.{name} would wait for the loop that it runs on: write `await runtime.{name}(...)` here, "
+                f"or make the runtime with RingKernelRuntime(loop='thread')"
+            )
+        future = runtime._post(method, *args)
+        try:
+            result: T = future.result()
+            return result
+        except BaseException:
+            future.cancel()  # an interrupted cell gives its request up; the kernels go on
+            raise
+
+    def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
+        """`RingKernelRuntime.launch`."""
+        return self._call(self._runtime._launch, kernel, kernel_id)
+
+    def activate(self, kernel_id: str) -> None:
+        """`RingKernelRuntime.activate`."""
+        self._call(self._runtime.activate, kernel_id)
+
+    def deactivate(self, kernel_id: str) -> None:
+        """`RingKernelRuntime.deactivate`."""
+        self._call(self._runtime.deactivate, kernel_id)
+
+    def reactivate(self, kernel_id: str) -> None:
+        """`RingKernelRuntime.reactivate`."""
+        self._call(self._runtime.reactivate, kernel_id)
+
+    def terminate(self, kernel_id: str, drain: bool = True, timeout: float = 5.0) -> None:
+        """`RingKernelRuntime.terminate`."""
+        self._call(self._runtime.terminate, kernel_id, drain, timeout)
+
+    def send(self, kernel_id: str, message: Any) -> None:
+        """`RingKernelRuntime.send`."""
+        self._call(self._runtime.send, kernel_id, message)
+
+    def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
+        """`RingKernelRuntime.send_many`."""
+        self._call(self._runtime.send_many, kernel_id, list(messages))
+
+    def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.ask`."""
+        return self._call(self._runtime.ask, kernel_id, message, timeout)
+
+    send_and_receive = ask
+
+    def map(
+        self, kernel_id: str, messages: Any, *, window: int = 64, timeout: float | None = None, progress: bool = False
+    ) -> list[Any]:
+        """All replies of `RingKernelRuntime.map`, as a list."""
+
+        async def collect() -> list[Any]:
+            replies = self._runtime.map(kernel_id, messages, window=window, timeout=timeout, progress=progress)
+            return [reply async for reply in replies]
+
+        return self._call(collect)
+
+    def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.receive`."""
+        return self._call(self._runtime.receive, kernel_id, timeout)
+
+    def wait_idle(self, *kernel_ids: str, timeout: float | None = None) -> None:
+        """`RingKernelRuntime.wait_idle`."""
+
+        async def wait_idle() -> None:
+            await self._runtime.wait_idle(*kernel_ids, timeout=timeout)
+
+        self._call(wait_idle)
+
+    def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:
+        """`RingKernelRuntime.wait_ended`."""
+        return self._call(self._runtime.wait_ended, kernel_id, timeout)
+
+    def close(self, drain: bool = True, timeout: float = 5.0) -> None:
+        """`RingKernelRuntime.close`."""
+        checked_timeout(timeout)
+        if not self._runtime._closed:
+            if self._runtime._loop is not None:
+                self._call(self._runtime._close, drain, timeout)
+            self._runtime._ended()

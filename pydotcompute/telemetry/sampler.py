@@ -1,0 +1,143 @@
+"""Frames: absolute snapshots of the table, taken on a thread of their own and only while somebody listens."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+log = logging.getLogger("pydotcompute")
+
+Listener = Callable[["Frame"], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """The counters of all kernels at one moment. Absolute: whoever misses one has lost nothing."""
+
+    number: int
+    time_ns: int
+    """`time.perf_counter_ns()` when the rows were copied."""
+    ids: tuple[str, ...]
+    rows: NDArray[np.void]
+    """Shape (len(ids),), dtype `COUNTERS`."""
+    loop_lag: float | None
+    """Seconds that the runtime's loop is late; grows while something blocks it."""
+    notebook_lag: float | None
+    dead_letters: int
+
+
+class LoopLag:
+    """How late an event loop is: the time from asking it for a callback to getting it, in seconds."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._asked: int | None = None
+        self._last: float | None = None
+
+    def poke(self) -> None:
+        """Ask for a callback unless one is still to come. Any thread may call it."""
+        if self._asked is None:
+            self._asked = time.perf_counter_ns()
+            try:
+                self._loop.call_soon_threadsafe(self._answer)
+            except RuntimeError:  # the loop was closed
+                self._asked = self._last = None
+
+    def _answer(self) -> None:
+        if self._asked is not None:
+            self._last = (time.perf_counter_ns() - self._asked) * 1e-9
+            self._asked = None
+
+    @property
+    def seconds(self) -> float | None:
+        """The last lag measured, or the age of a callback that has not come yet if that is more."""
+        asked = self._asked
+        if asked is None:
+            return self._last
+        return max(self._last or 0.0, (time.perf_counter_ns() - asked) * 1e-9)
+
+
+class Sampler:
+    """Calls each listener with a frame, at the rate that it asked for, on the sampler's own thread.
+
+    A slow listener delays the next frame instead of queueing frames: the latest wins. A listener that raises is taken
+    off, with the error in the log.
+    """
+
+    def __init__(self, take: Callable[[], Frame], poke: Callable[[], None]) -> None:
+        self._take, self._poke = take, poke
+        self._changed = threading.Condition()
+        self._intervals: dict[Listener, float] = {}
+        self._thread: threading.Thread | None = None
+
+    @property
+    def running(self) -> bool:
+        """Whether anybody listens."""
+        return bool(self._intervals)
+
+    def listen(self, listener: Listener, hz: float = 10.0) -> None:
+        """Call `listener(frame)` `hz` times a second (0 < hz <= 100); for one that listens already, change the rate."""
+        if not 0 < hz <= 100:
+            raise ValueError(f"hz must be above 0 and at most 100, not {hz!r}")
+        with self._changed:
+            self._intervals[listener] = 1.0 / hz
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pydotcompute-sampler", daemon=True)
+                self._thread.start()
+            self._changed.notify()
+
+    def ignore(self, listener: Listener) -> None:
+        """Stop calling `listener`; after the last one the thread ends."""
+        with self._changed:
+            self._intervals.pop(listener, None)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Take every listener off and wait for the thread to end."""
+        with self._changed:
+            self._intervals.clear()
+            self._changed.notify()
+            thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(timeout=2)
+
+    def _run(self) -> None:
+        due: dict[Listener, float] = {}
+        while True:
+            with self._changed:
+                due = {listener: due.get(listener, 0.0) for listener in self._intervals}
+                if not due:
+                    self._thread = None
+                    return
+                wait = min(due.values()) - time.monotonic()
+                if wait > 0:
+                    self._changed.wait(wait)
+                    # A rate may have changed: nobody waits longer than the interval it has now.
+                    limit = time.monotonic()
+                    due = {
+                        listener: min(due.get(listener, 0.0), limit + interval)
+                        for listener, interval in self._intervals.items()
+                    }
+                    continue
+                now = time.monotonic()
+                listeners = [listener for listener, when in due.items() if when <= now]
+                for listener in listeners:
+                    due[listener] = now + self._intervals[listener]
+            self._deliver(listeners)
+
+    def _deliver(self, listeners: list[Listener]) -> None:
+        frame = self._take()
+        self._poke()
+        for listener in listeners:
+            try:
+                listener(frame)
+            except Exception:
+                log.exception("a listener to telemetry raised and is taken off")
+                self.ignore(listener)
