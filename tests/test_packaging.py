@@ -13,8 +13,6 @@ import pytest
 
 import pydotcompute
 
-pytestmark = pytest.mark.needs_notebook
-
 ROOT = Path(__file__).parent.parent
 
 
