@@ -78,8 +78,12 @@ class KernelContext(Generic[In, Out]):
         kernel, box, scheduler = self._kernel, self._box, self._scheduler
         if self._start:
             spent = now - self._start
-            self._handled[spent.bit_length()] += 1
+            try:
+                self._handled[spent.bit_length()] += 1
+            except IndexError:  # longer than the histogram tells apart
+                self._handled[-1] += 1
             kernel._busy_ns += spent
+            kernel._processed += 1
             self._start = 0
             if self._sink is not None:
                 kernel._set_aside(self)
@@ -125,7 +129,10 @@ class KernelContext(Generic[In, Out]):
             now = clock()
         self._msg = msg
         self._start = now
-        self._waited[(now - put).bit_length()] += 1
+        try:
+            self._waited[(now - put).bit_length()] += 1
+        except IndexError:
+            self._waited[-1] += 1
         return msg  # type: ignore[no-any-return]
 
     async def _leave(self, error: BaseException) -> None:

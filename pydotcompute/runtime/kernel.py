@@ -27,7 +27,7 @@ from ..exceptions import (
 )
 from ..messages import DEFAULT_PRIORITY, same_schema
 from ..origin import current_cell, notebook_shell, origin
-from ..telemetry import BUCKETS, COUNTERS, STATES, KernelStatistics
+from ..telemetry import BUCKETS, STATES, WORDS, KernelStatistics
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter
@@ -262,9 +262,10 @@ class RingKernel:
         "_replied",
         "_row",
         "_scheduler",
+        "_stale",
         "_successor",
-        "_taken",
         "_task",
+        "_unfinished",
         "_user_state",
         "_waited",
         "_watchers",
@@ -292,7 +293,7 @@ class RingKernel:
         self._out = Mailbox(self, self._scheduler, definition.queue_size)
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
-        self._busy_ns = self._replied = self._errors = self._dead_letters = 0
+        self._busy_ns = self._processed = self._unfinished = self._replied = self._errors = self._dead_letters = 0
         self._aside: dict[Any, list[Wait]] | None = (
             None  # asks whose message went out of hand unanswered, by message id
         )
@@ -302,8 +303,8 @@ class RingKernel:
         self._watchers: list[Wait] | None = None
         self._user_state: Any = None
         self._place, self._row = runtime._table.allocate()
-        self._marker: tuple[int, int] | None = None  # what the histograms in the row were written at
-        self._taken = self._processed = 0
+        self._marker: tuple[int, ...] | None = None  # what the row was written at; None: write it anew
+        self._stale = False  # the histograms in the row are older than the rest of it
         self._ctx: KernelContext[Any, Any] = KernelContext(self)
 
     # -- what a user asks of it ----------------------------------------------------------------------------------------
@@ -397,6 +398,7 @@ class RingKernel:
         self.state = after(verb, self.state, self.id)
         self.history.append((self.state, time.time()))
         del self.history[:-100]
+        self._marker = None
         self._tell_watchers()
 
     def _tell_watchers(self) -> None:
@@ -443,6 +445,7 @@ class RingKernel:
         self._box.resize(definition.queue_size, definition.backpressure)
         self._out.resize(definition.queue_size, "block")
         self.version += 1
+        self._marker = None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """The body has returned, raised, or was stopped or cancelled."""
@@ -456,11 +459,14 @@ class RingKernel:
             self._busy_ns += spent
             ctx._start = 0
             if failure is not None:
+                self._unfinished += 1
                 self.bury((ctx._msg, 0, None), "the kernel failed while it had it in hand", failure)
             elif task.cancelled():
+                self._unfinished += 1
                 self.bury((ctx._msg, 0, None), "the body was cancelled while it had it in hand")
             else:
-                self._handled[spent.bit_length()] += 1
+                self._handled[min(spent.bit_length(), BUCKETS - 1)] += 1
+                self._processed += 1
         if self._successor is not None and failure is None:
             if ctx._sink is not None:
                 self._set_aside(ctx)
@@ -514,6 +520,7 @@ class RingKernel:
         self._abandoned = True
         task.remove_done_callback(self._ended)
         if self._ctx._start:
+            self._unfinished += 1
             self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand")
             self._ctx._start = 0
         self._move("return")
@@ -533,6 +540,7 @@ class RingKernel:
         """Make a dead letter of a message, and fail the ask that it belongs to."""
         message, _, sink = entry
         self._dead_letters += 1
+        self._marker = None
         if exception is None and self.state is KernelState.FAILED:
             exception = self.exception
         self.runtime.dead_letters.add(DeadLetter(self.id, message, reason, exception))
@@ -603,37 +611,38 @@ class RingKernel:
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
-    def _publish(self) -> None:
-        """Write the counters into this kernel's row of the table. Any thread may call it."""
-        box, ctx, row = self._box, self._ctx, self._row
-        marker = self._busy_ns, ctx._start
+    def _publish(self, histograms: bool = True) -> None:
+        """Write the counters into this kernel's row of the table, if they have changed. Any thread may call it."""
+        box, ctx, out = self._box, self._ctx, self._out
+        marker = (self._busy_ns, ctx._start, self._replied, len(box.plain), box._extra, len(out.plain))
         if marker != self._marker:
             self._marker = marker
-            waited, handled = list(self._waited), list(self._handled)
-            self._taken, self._processed = sum(waited), sum(handled)
-            pack_into(_HISTOGRAMS, row, _HISTOGRAMS_AT, *waited, *handled)
-        depth = len(box)
-        pack_into(
-            _SCALARS,
-            row,
-            0,
-            _CODES[self.state],
-            self.version,
-            box.capacity,
-            depth,
-            box.peak,
-            len(self._out),
-            self._taken + depth + box.unhandled,
-            self._processed,
-            self._replied,
-            box.dropped,
-            self._dead_letters,
-            self._errors,
-            self._busy_ns,
-        )
+            self._stale = True
+            depth = len(box)
+            pack_into(
+                _SCALARS,
+                self._row,
+                0,
+                _CODES[self.state],
+                self.version,
+                box.capacity,
+                depth,
+                box.peak,
+                len(out.plain),
+                self._processed + self._unfinished + (ctx._start > 0) + depth + box.unhandled,
+                self._processed,
+                self._replied,
+                box.dropped,
+                self._dead_letters,
+                self._errors,
+                self._busy_ns,
+            )
+        if histograms and self._stale:
+            self._stale = False
+            pack_into(_HISTOGRAMS, self._row, _HISTOGRAMS_AT, *self._waited, *self._handled)
 
 
 _CODES = {KernelState(name): code for code, name in enumerate(STATES)}
-_HISTOGRAMS_AT = COUNTERS.itemsize - 2 * BUCKETS * 8  # the histograms are the last two fields
-_SCALARS = f"={_HISTOGRAMS_AT // 8}q"
 _HISTOGRAMS = f"={2 * BUCKETS}q"
+_HISTOGRAMS_AT = 8 * (WORDS - 2 * BUCKETS)  # bytes; the histograms are the last two fields of a row
+_SCALARS = f"={WORDS - 2 * BUCKETS}q"

@@ -71,7 +71,7 @@ class RingKernelRuntime:
         self._closed = False
         self._kernels: dict[str, RingKernel] = {}
         self._table = CounterTable()
-        self._frames = 0
+        self._frames = self._framed = self._part = 0
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
         self._meet_caller()
@@ -607,12 +607,16 @@ class RingKernelRuntime:
 
     def _frame(self) -> Frame:
         kernels = list(self._kernels.values())
-        for kernel in kernels:
-            kernel._publish()
-        self._frames += 1
+        now = clock()
+        # Histograms are most of a row: of many kernels only a part is written each time, all of them once a second.
+        part = max(100, len(kernels) * (now - self._framed) // 1_000_000_000 + 1)
+        first, self._framed, self._frames = self._part, now, self._frames + 1
+        self._part = (first + part) % max(len(kernels), 1)
+        for i, kernel in enumerate(kernels):
+            kernel._publish((i - first) % len(kernels) < part)
         return Frame(
             self._frames,
-            clock(),
+            now,
             tuple([kernel.id for kernel in kernels]),
             self._table.copy([kernel._place for kernel in kernels]),
             self._lag.seconds if self._lag is not None else None,

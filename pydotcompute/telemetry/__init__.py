@@ -1,12 +1,13 @@
 """Counters of ring kernels, and the sampler that turns them into frames. It knows rows, not actors."""
 
-from .counters import BUCKETS, COUNTERS, STATES, CounterTable, KernelStatistics, RuntimeStatistics, percentile
+from .counters import BUCKETS, COUNTERS, STATES, WORDS, CounterTable, KernelStatistics, RuntimeStatistics, percentile
 from .sampler import Frame, LoopLag, Sampler
 
 __all__ = [
     "BUCKETS",
     "COUNTERS",
     "STATES",
+    "WORDS",
     "CounterTable",
     "Frame",
     "KernelStatistics",

@@ -26,7 +26,7 @@ class Frame:
     """`time.perf_counter_ns()` when the rows were copied."""
     ids: tuple[str, ...]
     rows: NDArray[np.void]
-    """Shape (len(ids),), dtype `COUNTERS`."""
+    """Shape (len(ids),), dtype `COUNTERS`. Of more than 100 kernels the histograms may be a second old."""
     loop_lag: float | None
     """Seconds that the runtime's loop is late; grows while something blocks it."""
     notebook_lag: float | None
