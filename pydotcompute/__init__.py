@@ -1,6 +1,7 @@
 """GPU actors (ring kernels) that live in a notebook.
 
-The names below load when they are first used: importing the package starts nothing and needs nothing but the standard library.
+The names below load when they are first used: importing the package starts nothing, and needs nothing but the standard
+library.
 """
 
 from __future__ import annotations

@@ -124,7 +124,8 @@ class UnifiedBufferError(PyDotComputeError, ValueError):
 class KernelStopped(CancelledError):
     """Raised inside a body that waits in `ctx.receive()` when its kernel stops or its body is replaced.
 
-    It is a `CancelledError`, so that a body which catches `Exception` and goes on cannot swallow it; `finally` blocks run.
+    It is a `CancelledError`, so that a body which catches `Exception` and goes on cannot swallow it; `finally` blocks
+    run.
     """
 
 

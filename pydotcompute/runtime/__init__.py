@@ -2,7 +2,7 @@
 
 from .context import KernelContext
 from .dead_letters import DeadLetter, DeadLetters
-from .kernel import RingKernel, RingKernelDefinition, definitions, ring_kernel
+from .kernel import RingKernel, RingKernelDefinition, define, definitions, ring_kernel
 from .lifecycle import TRANSITIONS, KernelState
 from .runtime import RingKernelRuntime, SyncRuntime
 
@@ -16,6 +16,7 @@ __all__ = [
     "RingKernelDefinition",
     "RingKernelRuntime",
     "SyncRuntime",
+    "define",
     "definitions",
     "ring_kernel",
 ]

@@ -355,6 +355,11 @@ class RingKernel:
         return len(self._box)
 
     @property
+    def busy(self) -> bool:
+        """Whether the body has a message in hand."""
+        return self._ctx._start > 0
+
+    @property
     def unanswered(self) -> int:
         """Asks whose message the body took and put aside without a reply so far."""
         return sum(sink.state <= AWAITED for sinks in (self._aside or {}).values() for sink in sinks)
@@ -371,6 +376,12 @@ class RingKernel:
         if self.state is KernelState.DEACTIVATED:
             return "reactivate()"
         return ""
+
+    @property
+    def outlook(self) -> str:
+        """Its state in a few words, for errors: ``ACTIVE, 3 queued, handling a message``."""
+        words = [self.state.value, f"{len(self._box)} queued", "handling a message" if self.busy else "idle"]
+        return ", ".join(words) + (f", waiting for {self.waiting_for}" if self.waiting_for else "")
 
     @property
     def user_state(self) -> Any:
@@ -445,6 +456,7 @@ class RingKernel:
         self._box.resize(definition.queue_size, definition.backpressure)
         self._out.resize(definition.queue_size, "block")
         self.version += 1
+        self._tell_watchers()
         self._marker = None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:

@@ -17,6 +17,7 @@ from ..exceptions import (
     KernelNotFoundError,
     KernelStateError,
     LoopError,
+    PyDotComputeError,
     QueueFullError,
     QueueTimeoutError,
     RuntimeClosedError,
@@ -123,12 +124,28 @@ class RingKernelRuntime:
 
     async def _hop(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Run `method` on the runtime's loop, from whichever loop this is; also where a runtime starts."""
+        __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         if self._loop is None and not self._closed:
             self._start()
             if get_ident() == self._home:
                 return await method(*args)
-        result: T = await asyncio.wrap_future(self._post(method, *args))
+        try:
+            result: T = await asyncio.wrap_future(self._post(method, *args))
+        except PyDotComputeError as error:
+            raise error.with_traceback(
+                None
+            ) from error.__cause__  # the way through the other loop tells nobody anything
         return result
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed."""
+        return self._closed
+
+    @property
+    def waits_for_caller(self) -> bool:
+        """Whether the loop of the kernels is the calling thread's own: synchronous code there must not wait for it."""
+        return self.loop_mode == "current" and self._home in (0, get_ident())
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -470,6 +487,7 @@ class RingKernelRuntime:
             kernel._admit_input(message)
         if timeout is not None:
             checked_timeout(timeout)
+        left = timeout
         box = kernel._box
         plain = box.plain
         n = len(plain)
@@ -504,8 +522,8 @@ class RingKernelRuntime:
                     begun = clock()
                     await box.accepted(blocked, timeout)
                     if timeout is not None:
-                        timeout = max(timeout - (clock() - begun) / 1e9, 0)
-            return await (wait if timeout is None else scheduler.within(wait, timeout))
+                        left = max(timeout - (clock() - begun) / 1e9, 0)
+            return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
                 kernel.bury((wait.value, 0, None), "the asker was cancelled when its reply came")
@@ -513,9 +531,8 @@ class RingKernelRuntime:
                 wait.cancel()
             raise
         except QueueTimeoutError:
-            if wait.state == NEW:
-                raise QueueTimeoutError(f"no room in the mailbox of {kernel!r} within the timeout of the ask") from None
-            raise QueueTimeoutError(f"no reply from {kernel!r} within the timeout of the ask") from None
+            what = "room in the mailbox of" if wait.state == NEW else "reply from"
+            raise QueueTimeoutError(f"no {what} {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}") from None
 
     send_and_receive = ask
 
@@ -584,7 +601,9 @@ class RingKernelRuntime:
                 await (wait if timeout is None else kernel._scheduler.within(wait, timeout))
             except QueueTimeoutError:
                 out.leave(wait)
-                raise QueueTimeoutError(f"no reply from {kernel!r} within {timeout:g} s") from None
+                raise QueueTimeoutError(
+                    f"no reply from {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}"
+                ) from None
             except BaseException:
                 out.leave(wait)
                 raise
@@ -665,7 +684,9 @@ class SyncRuntime:
     def __init__(self, runtime: RingKernelRuntime) -> None:
         self._runtime = runtime
 
-    def _call(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    def call(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run ``method(*args)`` on the runtime's loop and wait for its result."""
+        __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         runtime = self._runtime
         if runtime._loop is None and not runtime._closed:
             if runtime.loop_mode == "current":
@@ -684,41 +705,43 @@ class SyncRuntime:
         try:
             result: T = future.result()
             return result
+        except PyDotComputeError as error:
+            raise error.with_traceback(None) from error.__cause__
         except BaseException:
             future.cancel()  # an interrupted cell gives its request up; the kernels go on
             raise
 
     def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
         """`RingKernelRuntime.launch`."""
-        return self._call(self._runtime._launch, kernel, kernel_id)
+        return self.call(self._runtime._launch, kernel, kernel_id)
 
     def activate(self, kernel_id: str) -> None:
         """`RingKernelRuntime.activate`."""
-        self._call(self._runtime.activate, kernel_id)
+        self.call(self._runtime.activate, kernel_id)
 
     def deactivate(self, kernel_id: str) -> None:
         """`RingKernelRuntime.deactivate`."""
-        self._call(self._runtime.deactivate, kernel_id)
+        self.call(self._runtime.deactivate, kernel_id)
 
     def reactivate(self, kernel_id: str) -> None:
         """`RingKernelRuntime.reactivate`."""
-        self._call(self._runtime.reactivate, kernel_id)
+        self.call(self._runtime.reactivate, kernel_id)
 
     def terminate(self, kernel_id: str, drain: bool = True, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.terminate`."""
-        self._call(self._runtime.terminate, kernel_id, drain, timeout)
+        self.call(self._runtime.terminate, kernel_id, drain, timeout)
 
     def send(self, kernel_id: str, message: Any) -> None:
         """`RingKernelRuntime.send`."""
-        self._call(self._runtime.send, kernel_id, message)
+        self.call(self._runtime.send, kernel_id, message)
 
     def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
         """`RingKernelRuntime.send_many`."""
-        self._call(self._runtime.send_many, kernel_id, list(messages))
+        self.call(self._runtime.send_many, kernel_id, list(messages))
 
     def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.ask`."""
-        return self._call(self._runtime.ask, kernel_id, message, timeout)
+        return self.call(self._runtime.ask, kernel_id, message, timeout)
 
     send_and_receive = ask
 
@@ -731,11 +754,11 @@ class SyncRuntime:
             replies = self._runtime.map(kernel_id, messages, window=window, timeout=timeout, progress=progress)
             return [reply async for reply in replies]
 
-        return self._call(collect)
+        return self.call(collect)
 
     def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.receive`."""
-        return self._call(self._runtime.receive, kernel_id, timeout)
+        return self.call(self._runtime.receive, kernel_id, timeout)
 
     def wait_idle(self, *kernel_ids: str, timeout: float | None = None) -> None:
         """`RingKernelRuntime.wait_idle`."""
@@ -743,16 +766,16 @@ class SyncRuntime:
         async def wait_idle() -> None:
             await self._runtime.wait_idle(*kernel_ids, timeout=timeout)
 
-        self._call(wait_idle)
+        self.call(wait_idle)
 
     def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:
         """`RingKernelRuntime.wait_ended`."""
-        return self._call(self._runtime.wait_ended, kernel_id, timeout)
+        return self.call(self._runtime.wait_ended, kernel_id, timeout)
 
     def close(self, drain: bool = True, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.close`."""
         checked_timeout(timeout)
         if not self._runtime._closed:
             if self._runtime._loop is not None:
-                self._call(self._runtime._close, drain, timeout)
+                self.call(self._runtime._close, drain, timeout)
             self._runtime._ended()

@@ -70,7 +70,8 @@ class CounterTable:
         if not places:
             return np.zeros(0, COUNTERS)
         table = self._blocks[0] if len(self._blocks) == 1 else np.concatenate(self._blocks)
-        return table[np.array(places)].view(COUNTERS)[:, 0]
+        rows: NDArray[np.void] = table[np.array(places)].view(COUNTERS)[:, 0]
+        return rows
 
 
 def percentile(histograms: NDArray[np.int64], q: float) -> NDArray[np.float64]:
