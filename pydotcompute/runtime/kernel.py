@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from struct import pack_into
 from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
 
+import numpy as np
+
 from ..exceptions import (
     DefinitionError,
     KernelFailedError,
@@ -27,7 +29,7 @@ from ..exceptions import (
 )
 from ..messages import DEFAULT_PRIORITY, same_schema
 from ..origin import current_cell, notebook_shell, origin
-from ..telemetry import BUCKETS, STATES, WORDS, KernelStatistics
+from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter
@@ -397,7 +399,7 @@ class RingKernel:
     def statistics(self) -> KernelStatistics:
         """Its counters now. Any thread may ask."""
         self._publish()
-        return KernelStatistics.from_row(self.id, self.runtime._table.copy([self._place])[0], self.waiting_for)
+        return KernelStatistics.from_row(self.id, np.array(self._row).view(COUNTERS)[0], self.waiting_for)
 
     def __repr__(self) -> str:
         version = f" v{self.version}" if self.version > 1 else ""
@@ -424,6 +426,14 @@ class RingKernel:
             self._watchers = []
         self._watchers.append(wait)
         return wait
+
+    def _retire(self) -> None:
+        """Another kernel takes its id and its row: keep counters of its own for who still holds the handle."""
+        while (entry := self._out.pull()) is not None:
+            self.bury(entry, "the reply was unread when the kernel was launched again")
+        self._row = memoryview(np.zeros(WORDS, np.int64))
+        self._marker, self._stale = None, True
+        self.runtime._table.release(self._place)
 
     @property
     def _idle(self) -> bool:

@@ -115,7 +115,7 @@ class RingKernelRuntime:
         loop = self._loop
         if loop is None or loop.is_closed() or self._closed:
             raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
-        if not loop.is_running():
+        if self._thread is None and not loop.is_running():
             raise RuntimeClosedError(
                 "the event loop that the runtime lives on is not running: keep it running, or make the runtime "
                 "with loop='thread'"
@@ -174,7 +174,10 @@ class RingKernelRuntime:
                 await self._close(drain, timeout)
             else:
                 await self._hop(self._close, drain, timeout)
-        self._ended()
+        if get_ident() != self._home and (self._thread is not None or self.sampler.running):
+            await asyncio.to_thread(self._ended)  # it waits for threads, which would block this loop
+        else:
+            self._ended()
 
     def _ended(self) -> None:
         self._closed = True
@@ -289,9 +292,7 @@ class RingKernelRuntime:
                     f"{name!r} was launched already and is {former.state}: terminate it first, "
                     f"or launch it under another kernel_id="
                 )
-            while (entry := former._out.pull()) is not None:
-                former.bury(entry, "the reply was unread when the kernel was launched again")
-            self._table.release(former._place)
+            former._retire()
         launched = RingKernel(self, definition, name)
         launched._move("launch")
         self._kernels[name] = launched
