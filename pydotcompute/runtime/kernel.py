@@ -30,6 +30,7 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY, same_schema
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
+from ..telemetry.html import kernels_html
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter
@@ -404,6 +405,9 @@ class RingKernel:
     def __repr__(self) -> str:
         version = f" v{self.version}" if self.version > 1 else ""
         return f"<ring kernel {self.id!r}{version} {self.state}, {len(self._box)} queued>"
+
+    def _repr_html_(self) -> str:
+        return kernels_html([self.statistics()])
 
     # -- its life: only on the runtime's loop --------------------------------------------------------------------------
 

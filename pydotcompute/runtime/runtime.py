@@ -25,6 +25,7 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
+from ..telemetry.html import runtime_html
 from .checks import checked_id, checked_timeout, is_count
 from .dead_letters import DeadLetters
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
@@ -174,14 +175,14 @@ class RingKernelRuntime:
                 await self._close(drain, timeout)
             else:
                 await self._hop(self._close, drain, timeout)
-        if get_ident() != self._home and (self._thread is not None or self.sampler.running):
-            await asyncio.to_thread(self._ended)  # it waits for threads, which would block this loop
+        on_thread = self._thread is not None and get_ident() == self._home
+        self._closed, self._home = True, 0
+        if on_thread or (self._thread is None and not self.sampler.running):
+            self._stop_threads()
         else:
-            self._ended()
+            await asyncio.to_thread(self._stop_threads)  # it waits for them, which would block this loop
 
-    def _ended(self) -> None:
-        self._closed = True
-        self._home = 0
+    def _stop_threads(self) -> None:
         self.sampler.close()
         if self._thread is not None:
             self._thread.stop()
@@ -657,6 +658,9 @@ class RingKernelRuntime:
         closed = ", closed" if self._closed else ""
         return f"<RingKernelRuntime loop={self.loop_mode!r}, kernels: {states}{closed}>"
 
+    def _repr_html_(self) -> str:
+        return runtime_html(self.statistics())
+
 
 async def _each(messages: Any) -> AsyncIterator[Any]:
     if hasattr(messages, "__aiter__"):
@@ -779,4 +783,5 @@ class SyncRuntime:
         if not self._runtime._closed:
             if self._runtime._loop is not None:
                 self.call(self._runtime._close, drain, timeout)
-            self._runtime._ended()
+            self._runtime._closed, self._runtime._home = True, 0
+            self._runtime._stop_threads()
