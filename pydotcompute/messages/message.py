@@ -52,6 +52,8 @@ def message(cls: type[T], /) -> type[T]:
 
     A class of the same module and qualified name that is defined later replaces this one for `decode`.
 
+    Type checkers see the fields that are written out, as in a dataclass; they know nothing of what is added.
+
     Raises:
         DefinitionError: no dataclass can be made of it, it writes its own ``__init__``, has ``__slots__``, is an enum
             or a subclass of a builtin, or declares a standard field as something that this cannot be.
@@ -102,7 +104,7 @@ def same_schema(a: type, b: type) -> bool:
         return True
     if not (is_dataclass(a) and is_dataclass(b)) or type_name(a) != type_name(b):
         return False
-    return [(f.name, _text(f)) for f in fields(a)] == [(f.name, _text(f)) for f in fields(b)]
+    return [(f.name, annotation_text(f)) for f in fields(a)] == [(f.name, annotation_text(f)) for f in fields(b)]
 
 
 def resolved_annotation(cls: type, f: Field[Any]) -> Any:
@@ -123,7 +125,8 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
 
 
-def _text(f: Field[Any]) -> str:
+def annotation_text(f: Field[Any]) -> str:
+    """The annotation of a field as in the source."""
     return f.type if isinstance(f.type, str) else formatannotation(f.type)
 
 
@@ -152,7 +155,9 @@ def _complete_standard_fields(cls: Any) -> None:
             is_field = name not in declared and not hasattr(cls, name)
             declared.setdefault(name, standard)
         if not is_field:
-            raise DefinitionError(f"{cls.__qualname__}.{name} must be a field: write `{name}: {_text(standard)} = ...`")
+            raise DefinitionError(
+                f"{cls.__qualname__}.{name} must be a field: write `{name}: {annotation_text(standard)} = ...`"
+            )
     added = added_fields(cls)
     if "message_id" in added:
         cls.message_id = LazyId()
@@ -169,7 +174,7 @@ def _complete_standard_fields(cls: Any) -> None:
 def _check_priority_field(cls: type, f: Field[Any]) -> None:
     for member in union_members(resolved_annotation(cls, f)):
         if isinstance(member, type) and (member is bool or not issubclass(member, (int, np.integer))):
-            raise DefinitionError(f"{cls.__qualname__}.priority must be annotated `int`, not `{_text(f)}`")
+            raise DefinitionError(f"{cls.__qualname__}.priority must be annotated `int`, not `{annotation_text(f)}`")
     if f.default is not MISSING:
         try:
             checked_priority(f.default)
