@@ -16,11 +16,9 @@ class LoopThread:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="pydotcompute-runtime", daemon=True)
         self._thread.start()
-        self._ready.wait()
         _running.add(self)
 
     @property
@@ -32,7 +30,6 @@ class LoopThread:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
-        self.loop.call_soon(self._ready.set)
         while not self._stopping:
             try:
                 self.loop.run_forever()
