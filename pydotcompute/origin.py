@@ -37,7 +37,8 @@ def current_cell() -> Cell | None:
     except (AttributeError, LookupError):  # a kernel without the protocol's parent header
         metadata = {}
     cell_id = metadata.get("cellId")
-    return Cell(shell.execution_count, cell_id if isinstance(cell_id, str) else None)
+    # IPython counts a cell before or after it runs it, depending on the version: the number of its output fits in all.
+    return Cell(shell.displayhook.prompt_count, cell_id if isinstance(cell_id, str) else None)
 
 
 def origin(module: str) -> str:
