@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..exceptions import KernelStateError, KernelStopped, QueueTimeoutError
@@ -139,11 +140,14 @@ class KernelContext(Generic[In, Out]):
         """Raise in a body that shall end."""
         self._msg = None
         self._stops += 1
-        if self._kernel._abandoned:
-            await asyncio.get_running_loop().create_future()  # a body that cannot be ended shall not burn the loop
         if self._stops > 1:
-            # A body that swallows the error and asks again would spin here and block the loop.
-            await asyncio.sleep(0.02)
+            # A body that swallows the error and asks again would spin here and block the loop. One that was given up
+            # stays here for good.
+            pause = self._scheduler.wait()
+            if not self._kernel._abandoned:
+                with suppress(RuntimeError):  # the loop is closed: what is left of the body is being collected
+                    self._scheduler.loop.call_later(0.02, pause.set, None)
+            await pause
         raise error
 
     def __aiter__(self) -> KernelContext[In, Out]:

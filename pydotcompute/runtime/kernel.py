@@ -13,6 +13,7 @@ import types
 import typing
 import warnings
 import weakref
+from asyncio.tasks import _unregister_task as unregister_task
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from struct import pack_into
 from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
@@ -517,11 +518,10 @@ class RingKernel:
         ctx._sink = ctx._msg = self._aside = None
 
     async def _terminate(self, drain: bool, timeout: float) -> None:
-        task = self._task
-        if task is not None and asyncio.current_task() is task:
+        if self._task is not None and asyncio.current_task() is self._task:
             raise KernelStateError(f"{self.id!r} cannot wait for its own end: return from the body instead")
         self._move("terminate")
-        if task is None:
+        if self._task is None:
             self._box.close(self._unusable)
             self._box.bury_all("terminated before the kernel was activated")
             self._move("return")
@@ -530,14 +530,24 @@ class RingKernel:
         self._successor = None
         self._box.halt(False)
         self._box.close(self._unusable)
+        await self._end(drain, timeout)
+
+    async def _end(self, drain: bool, timeout: float) -> None:
+        """Wait for the end of a body whose intake has stopped."""
         if not drain:
             self._box.bury_all("terminated without draining")
         self._ctx.should_terminate = not len(self._box)
+        # A caller that is cancelled leaves the time limit in force, else the kernel could stay TERMINATING for ever.
+        await asyncio.shield(asyncio.ensure_future(self._cancel_after(timeout)))
+
+    async def _cancel_after(self, timeout: float) -> None:
+        task = self._task
+        assert task is not None
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():
             task.cancel()
             await asyncio.wait({task}, timeout=1.0)
-        if not task.done():
+        if not (task.done() or self.state.over):
             self._abandon(task)
 
     def _abandon(self, task: asyncio.Task[Any]) -> None:
@@ -545,6 +555,9 @@ class RingKernel:
         log.warning("the body of %r swallows its cancellation and is given up: let CancelledError pass", self.id)
         self._abandoned = True
         task.remove_done_callback(self._ended)
+        # `asyncio.run` waits at its end for every task that it knows of, and would wait for this one for ever.
+        unregister_task(task)
+        task._log_destroy_pending = False  # type: ignore[attr-defined]
         if self._ctx._start:
             self._unfinished += 1
             self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand")

@@ -7,6 +7,7 @@ import atexit
 import logging
 import threading
 import weakref
+from contextlib import suppress
 
 log = logging.getLogger("pydotcompute")
 
@@ -43,7 +44,8 @@ class LoopThread:
         """End the loop at its next pass and wait for the thread. Tasks that still run are dropped as they are."""
         self._stopping = True
         if self._thread.is_alive():
-            self.loop.call_soon_threadsafe(self.loop.stop)
+            with suppress(RuntimeError):  # another thread stopped it first, and its loop is closed
+                self.loop.call_soon_threadsafe(self.loop.stop)
             if threading.current_thread() is not self._thread:
                 self._thread.join(timeout=2)
         _running.discard(self)

@@ -71,6 +71,7 @@ class RingKernelRuntime:
         self._scheduler: Scheduler | None = None
         self._starting = Lock()
         self._closed = False
+        self._closing: asyncio.Future[None] | None = None
         self._kernels: dict[str, RingKernel] = {}
         self._table = CounterTable()
         self._frames = self._framed = self._part = 0
@@ -188,31 +189,39 @@ class RingKernelRuntime:
             self._thread.stop()
 
     async def _close(self, drain: bool, timeout: float) -> None:
-        kernels = [kernel for kernel in self._kernels.values() if not kernel.state.over]
-        for kernel in kernels:
+        for kernel in self._kernels.values():
             if kernel._task is not None and kernel._task is asyncio.current_task():
                 raise KernelStateError(
                     f"{kernel.id!r} cannot close the runtime that it runs on: return from the body instead"
                 )
+        if self._closing is None:  # else another call is at it
+            self._closing = asyncio.ensure_future(self._end_all(drain, timeout))
+        await asyncio.shield(self._closing)
+
+    async def _end_all(self, drain: bool, timeout: float) -> None:
+        kernels = [kernel for kernel in self._kernels.values() if not kernel.state.over]
         end = time.monotonic() + timeout
+        for kernel in kernels:
+            # Nobody reads replies any more; an outbox that is full shall not hold its kernel up.
+            kernel._out.resize(1 << 62, "block")
         if drain:
             # Kernels may send to one another while they drain: intake stops when all of them are idle, not before.
             for kernel in kernels:
                 if kernel.state is KernelState.DEACTIVATED:
                     await self.reactivate(kernel.id)
-                # Nobody reads replies any more; an outbox that is full shall not hold its kernel up.
-                kernel._out.resize(1 << 62, "block")
-            running = [kernel.id for kernel in kernels if kernel.state is KernelState.ACTIVE]
-            with suppress(QueueTimeoutError):  # what is left goes to the dead letters below
-                await self.wait_idle(*running, timeout=timeout)
+            running = [kernel.id for kernel in kernels if kernel.state is not KernelState.LAUNCHED]
+            if running:
+                with suppress(QueueTimeoutError):  # what is left goes to the dead letters below
+                    await self.wait_idle(*running, timeout=timeout)
         left = max(end - time.monotonic(), 0.05)
-        await asyncio.gather(
-            *(
-                self.terminate(kernel.id, drain, left)
-                for kernel in kernels
-                if not kernel.state.over and kernel.state is not KernelState.TERMINATING
-            )
-        )
+
+        async def terminate(kernel: RingKernel) -> None:
+            if kernel.state is KernelState.TERMINATING:
+                await kernel._end(drain, left)
+            elif not kernel.state.over:  # it may have ended while the others did
+                await kernel._terminate(drain, left)
+
+        await asyncio.gather(*map(terminate, kernels))
         for kernel in self._kernels.values():
             while (entry := kernel._out.pull()) is not None:
                 kernel.bury(entry, "the reply was unread when the runtime closed")
@@ -268,12 +277,15 @@ class RingKernelRuntime:
         Raises:
             KernelNotFoundError: nothing was defined under that id.
             KernelStateError: a kernel of that id runs already.
+            RuntimeClosedError: the runtime is closed, or being closed.
         """
         if get_ident() != self._home:
             return await self._hop(self._launch, kernel, kernel_id)
         return await self._launch(kernel, kernel_id)
 
     async def _launch(self, kernel: str | RingKernelDefinition, kernel_id: str | None) -> RingKernel:
+        if self._closing is not None:
+            raise RuntimeClosedError("the runtime is being closed: launch in a new RingKernelRuntime")
         if isinstance(kernel, RingKernelDefinition):
             definition = kernel
         elif isinstance(kernel, str):
@@ -781,7 +793,7 @@ class SyncRuntime:
         """`RingKernelRuntime.close`."""
         checked_timeout(timeout)
         if not self._runtime._closed:
-            if self._runtime._loop is not None:
+            if self._runtime._loop is not None and not self._runtime._loop.is_closed():
                 self.call(self._runtime._close, drain, timeout)
             self._runtime._closed, self._runtime._home = True, 0
             self._runtime._stop_threads()
