@@ -252,7 +252,6 @@ class RingKernel:
         "_abandoned",
         "_aside",
         "_box",
-        "_busy_ns",
         "_ctx",
         "_dead_letters",
         "_errors",
@@ -262,7 +261,6 @@ class RingKernel:
         "_out",
         "_output_types",
         "_place",
-        "_processed",
         "_replied",
         "_row",
         "_scheduler",
@@ -297,7 +295,7 @@ class RingKernel:
         self._out = Mailbox(self, self._scheduler, definition.queue_size)
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
-        self._busy_ns = self._processed = self._unfinished = self._replied = self._errors = self._dead_letters = 0
+        self._unfinished = self._replied = self._errors = self._dead_letters = 0
         self._aside: dict[Any, list[Wait]] | None = (
             None  # asks whose message went out of hand unanswered, by message id
         )
@@ -436,7 +434,7 @@ class RingKernel:
         """Another kernel takes its id and its row: keep counters of its own for who still holds the handle."""
         while (entry := self._out.pull()) is not None:
             self.bury(entry, "the reply was unread when the kernel was launched again")
-        self._row = memoryview(np.zeros(WORDS, np.int64))
+        self._row = memoryview(bytearray(COUNTERS.itemsize)).cast("q")
         self._marker, self._stale = None, True
         self.runtime._table.release(self._place)
 
@@ -448,7 +446,7 @@ class RingKernel:
     def _start_body(self) -> None:
         """Run the body of the present definition in a task of its own."""
         definition = self.definition
-        self._ctx = KernelContext(self)
+        self._ctx = KernelContext(self, self._ctx)
         context = definition.context.copy() if definition.context is not None else contextvars.copy_context()
         self._task = self._scheduler.loop.create_task(definition.body(self._ctx), name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
@@ -483,7 +481,7 @@ class RingKernel:
             self._errors += 1
         if ctx._start:
             spent = clock() - ctx._start
-            self._busy_ns += spent
+            ctx._busy_ns += spent
             ctx._start = 0
             if failure is not None:
                 self._unfinished += 1
@@ -493,7 +491,6 @@ class RingKernel:
                 self.bury((ctx._msg, 0, None), "the body was cancelled while it had it in hand")
             else:
                 self._handled[min(spent.bit_length(), BUCKETS - 1)] += 1
-                self._processed += 1
         if self._successor is not None and failure is None:
             if ctx._sink is not None:
                 self._set_aside(ctx)
@@ -653,11 +650,11 @@ class RingKernel:
     def _publish(self, histograms: bool = True) -> None:
         """Write the counters into this kernel's row of the table, if they have changed. Any thread may call it."""
         box, ctx, out = self._box, self._ctx, self._out
-        marker = (self._busy_ns, ctx._start, self._replied, len(box.plain), box._extra, len(out.plain))
+        marker = (ctx._busy_ns, ctx._start, self._replied, len(box.plain), box._extra, len(out.plain))
         if marker != self._marker:
             self._marker = marker
             self._stale = True
-            depth = len(box)
+            depth, processed = len(box), sum(self._handled)
             pack_into(
                 _SCALARS,
                 self._row,
@@ -668,13 +665,13 @@ class RingKernel:
                 depth,
                 box.peak,
                 len(out.plain),
-                self._processed + self._unfinished + (ctx._start > 0) + depth + box.unhandled,
-                self._processed,
+                processed + self._unfinished + (ctx._start > 0) + depth + box.unhandled,
+                processed,
                 self._replied,
                 box.dropped,
                 self._dead_letters,
                 self._errors,
-                self._busy_ns,
+                ctx._busy_ns,
             )
         if histograms and self._stale:
             self._stale = False

@@ -467,9 +467,10 @@ class RingKernelRuntime:
         kernel = self._find(kernel_id)
         if not isinstance(messages, (list, tuple)):
             messages = list(messages)
-        for message in messages:
-            if not isinstance(message, kernel._input_types):
-                kernel._admit_input(message)
+        if not all(issubclass(kind, kernel._input_types) for kind in set(map(type, messages))):
+            for message in messages:
+                if not isinstance(message, kernel._input_types):
+                    kernel._admit_input(message)
         done = 0
         while done < len(messages):
             took = kernel._box.put_many(messages[done:] if done else messages)
