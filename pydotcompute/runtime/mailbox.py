@@ -163,17 +163,12 @@ class Mailbox:
             if wait.state == FAILED and self._blocked and self._blocked.pop(wait, None):
                 self._tune()
 
-    def put_many(self, messages: Sequence[Any]) -> int:
-        """How many of these were taken, from the first on, without waiting and without looking at each."""
-        n = min(self.room - len(self.plain), len(messages))
+    def put_many(self, messages: Sequence[Any], start: int) -> int:
+        """How many of these were taken, all of default priority, from `start` on and without waiting."""
+        n = min(self.room - len(self.plain), len(messages) - start)
         if n <= 0:
             return 0
-        part = messages if n == len(messages) else messages[:n]
-        try:
-            if any([m.priority != DEFAULT_PRIORITY for m in part]):  # noqa: C419 - a generator takes twice as long
-                return 0
-        except AttributeError:
-            return 0
+        part = messages if n == len(messages) else messages[start : start + n]
         self.plain.extend(zip(part, repeat(clock()), repeat(None)))
         if len(self.plain) > self.peak:
             self.peak = len(self.plain)

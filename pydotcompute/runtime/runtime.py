@@ -31,6 +31,7 @@ from .dead_letters import DeadLetters
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
 from .loops import LoopThread
+from .mailbox import checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, clock
 
 T = TypeVar("T")
@@ -471,9 +472,17 @@ class RingKernelRuntime:
             for message in messages:
                 if not isinstance(message, kernel._input_types):
                     kernel._admit_input(message)
+        try:
+            usual = not any([m.priority != DEFAULT_PRIORITY for m in messages])  # noqa: C419 - a generator is slower
+        except AttributeError:
+            usual = False
+        if not usual:
+            for message in messages:
+                if (priority := getattr(message, "priority", None)) is not None:
+                    checked_priority(priority, message)
         done = 0
         while done < len(messages):
-            took = kernel._box.put_many(messages[done:] if done else messages)
+            took = kernel._box.put_many(messages, done) if usual else 0
             if not took:
                 await self.send(kernel_id, messages[done])
                 took = 1
