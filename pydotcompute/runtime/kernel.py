@@ -128,25 +128,24 @@ def _checkable(wanted: Any, name: str, parameter: str) -> tuple[type, ...]:
     """The classes that isinstance shall look for; ``(object,)`` when anything goes."""
     if wanted is None or wanted is Any or isinstance(wanted, typing.TypeVar):
         return (object,)
-    if isinstance(wanted, tuple):
-        members = wanted
-    elif get_origin(wanted) in (typing.Union, types.UnionType):
-        members = get_args(wanted)
-    else:
-        members = (get_origin(wanted) or wanted,)
-    if len(members) > 1:
+    union = get_origin(wanted) in (typing.Union, types.UnionType)
+    if union or (isinstance(wanted, tuple) and wanted):
+        members = get_args(wanted) if union else wanted
         return tuple(t for member in members for t in _checkable(member, name, parameter))
-    (member,) = members
+    member = get_origin(wanted) or wanted
     try:
         isinstance(None, member)
     except TypeError:
+        member = None
+    if not isinstance(member, type):
         raise DefinitionError(
             f"{parameter} of {name!r} cannot be checked at run time: {wanted!r}; "
             f"use a class, a union of classes, or Any"
-        ) from None
+        )
     return (member,)
 
 
+_UNMADE = object()  # a state that was not read yet
 _definitions: dict[str, RingKernelDefinition] = {}
 _runtimes: weakref.WeakSet[RingKernelRuntime] = weakref.WeakSet()
 
@@ -303,7 +302,7 @@ class RingKernel:
         self._successor: RingKernelDefinition | None = None
         self._abandoned = False
         self._watchers: list[Wait] | None = None
-        self._user_state: Any = None
+        self._user_state: Any = _UNMADE
         self._place, self._row = runtime._table.allocate()
         self._marker: tuple[int, ...] | None = None  # what the row was written at; None: write it anew
         self._stale = False  # the histograms in the row are older than the rest of it
@@ -388,7 +387,7 @@ class RingKernel:
     @property
     def user_state(self) -> Any:
         """``ctx.state`` of the body."""
-        if self._user_state is None:
+        if self._user_state is _UNMADE:
             self._user_state = (self.definition.state or types.SimpleNamespace)()
         return self._user_state
 
