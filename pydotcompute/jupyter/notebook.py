@@ -14,18 +14,26 @@ NAME = "runtime"
 """The variable of the notebook that holds its runtime."""
 
 _tasks: set[asyncio.Task[Any]] = set()  # the loop keeps only weak references to its tasks
+_made: RingKernelRuntime | None = None  # the last one that was made here
 
 
 def notebook_runtime() -> RingKernelRuntime:
     """The runtime that the magics work on: the variable `runtime` of the notebook.
 
-    Where that is missing, or closed, a new one is made and put there. Outside IPython each call makes a new one.
+    Where that is missing, closed or something else, the one that was made here last is put there, so that kernels that
+    live on it stay within reach; where that is closed, a new one of the same loop mode.
     """
+    global _made
     namespace = _namespace()
     runtime = namespace.get(NAME)
-    if not isinstance(runtime, RingKernelRuntime) or runtime.closed:
-        runtime = namespace[NAME] = RingKernelRuntime()
-    return runtime
+    if isinstance(runtime, RingKernelRuntime) and not runtime.closed:
+        return runtime
+    if _made is None or _made.closed:
+        _made = RingKernelRuntime("auto" if _made is None else _made.loop_mode)
+    if not isinstance(runtime, RingKernelRuntime | None):
+        print(f"the variable {NAME!r} was {runtime!r}; now it is the runtime of the ring kernels")  # noqa: T201
+    namespace[NAME] = _made
+    return _made
 
 
 def choose_loop(mode: Literal["thread", "current"]) -> RingKernelRuntime:
@@ -34,13 +42,14 @@ def choose_loop(mode: Literal["thread", "current"]) -> RingKernelRuntime:
     Raises:
         KernelStateError: kernels still run on the present one.
     """
+    global _made
     runtime = notebook_runtime()
     if runtime.loop_mode != mode:
         running = [kernel.id for kernel in runtime.kernels.values() if not kernel.state.over]
         if running:
-            raise KernelStateError(f"{', '.join(map(repr, running))} still run: `%ring stop --all` first")
+            raise KernelStateError(f"stop {', '.join(map(repr, running))} first: %ring stop --all")
         finish(runtime, runtime.close)
-        runtime = _namespace()[NAME] = RingKernelRuntime(mode)
+        runtime = _namespace()[NAME] = _made = RingKernelRuntime(mode)
     return runtime
 
 
