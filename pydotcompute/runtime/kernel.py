@@ -500,7 +500,13 @@ class RingKernel:
         self._move("return" if failure is None else "raise")
         self._finish(ctx)
         if failure is not None:
-            log.error("ring kernel %r failed (%s)", self.id, self.definition.origin, exc_info=failure)
+            log.error(
+                "ring kernel %r failed (%s)",
+                self.id,
+                self.definition.origin,
+                exc_info=failure,
+                extra={"failed_kernel": self.id},
+            )
 
     def _finish(self, ctx: KernelContext[Any, Any]) -> None:
         """Leave nobody waiting: close both queues, bury what was not handled, fail what was asked."""
@@ -569,7 +575,10 @@ class RingKernel:
             failed = KernelFailedError(f"{self.id!r} failed: {type(self.exception).__name__}: {self.exception}")
             failed.__cause__ = self.exception
             return failed
-        return KernelStateError(f"{self.id!r} is {self.state}: it takes no more messages and sends no more replies")
+        hint = "; launch it again to start afresh" if self.state.over else ""
+        return KernelStateError(
+            f"{self.id!r} is {self.state}: it takes no more messages and sends no more replies{hint}"
+        )
 
     def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
         """Make a dead letter of a message, and fail the ask that it belongs to."""
@@ -649,7 +658,7 @@ class RingKernel:
     def _publish(self, histograms: bool = True) -> None:
         """Write the counters into this kernel's row of the table, if they have changed. Any thread may call it."""
         box, ctx, out = self._box, self._ctx, self._out
-        marker = (ctx._busy_ns, ctx._start, self._replied, len(box.plain), box._extra, len(out.plain))
+        marker = (ctx._busy_ns, ctx._start, self._replied, len(box.plain), box._extra)
         if marker != self._marker:
             self._marker = marker
             self._stale = True
