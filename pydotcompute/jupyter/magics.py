@@ -4,98 +4,127 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import logging
 import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import CodeType
 from typing import Any, NoReturn
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
+from IPython.core.magic import (
+    Magics,
+    cell_magic,
+    line_magic,
+    magics_class,
+    needs_local_scope,
+    no_var_expand,
+)
 from IPython.display import display
+from IPython.utils.text import DollarFormatter
 
-from ..exceptions import PyDotComputeError
+from ..exceptions import KernelStateError, PyDotComputeError
+from ..origin import current_cell
 from ..runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime, define, definitions
+from ..runtime.lifecycle import allowed
 from ..runtime.mailbox import STRATEGIES
 from .notebook import at_once, choose_loop, finish, notebook_runtime
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(
+            prog=prog,
+            description=description,
+            add_help=False,
+            allow_abbrev=False,
+            formatter_class=lambda prog: argparse.HelpFormatter(prog, width=1000),
+        )
+
+    @property
+    def form(self) -> str:
+        """How to write it, in one line."""
+        return self.format_usage().removeprefix("usage: ").strip()
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}")
+        raise UsageError(f"{message}\nUsage: {self.form}")
+
+    def read(self, text: str) -> argparse.Namespace:
+        """The arguments in a text.
+
+        Raises:
+            UsageError: they are not as they should be.
+        """
+        try:
+            return self.parse_args(shlex.split(text))
+        except ValueError as error:  # a quote without its twin
+            self.error(f"{error} in {text!r}")
 
 
-def _parser(prog: str, description: str) -> _Parser:
-    return _Parser(prog=prog, description=description, add_help=False, allow_abbrev=False, formatter_class=_one_line)
-
-
-def _one_line(prog: str) -> argparse.HelpFormatter:
-    return argparse.HelpFormatter(prog, width=1000)
-
-
-CELL = _parser("%%ring_kernel", "Define the last function of the cell as a ring kernel, launch it and activate it.")
-CELL.add_argument("kernel_id", nargs="?", help="the function's name by default")
+CELL = _Parser("%%ring_kernel", "Make a ring kernel of the last function in the cell, launch it and activate it.")
+CELL.add_argument("kernel_id", nargs="?", metavar="KERNEL", help="the function's name by default")
 CELL.add_argument("--queue-size", type=int, metavar="N", help="messages that the mailbox holds (1024)")
 CELL.add_argument("--backpressure", choices=STRATEGIES, help="what happens when it is full (block)")
 CELL.add_argument("--state", metavar="CLASS", help="makes ctx.state")
 CELL.add_argument("--input-type", metavar="CLASS", help="class of the messages that it takes")
 CELL.add_argument("--output-type", metavar="CLASS", help="class of its replies")
 CELL.add_argument("--restart", action="store_true", help="start afresh: new mailbox, new ctx.state")
+CELL.usage = (
+    "%(prog)s [KERNEL] [--queue-size N] [--backpressure {" + ",".join(STRATEGIES) + "}] [--state CLASS] "
+    "[--input-type CLASS] [--output-type CLASS] [--restart]"
+)
 
-LINE = _parser("%ring", "Look at the ring kernels of this notebook and steer them.")
-_COMMANDS = LINE.add_subparsers(dest="command", parser_class=_Parser, metavar="COMMAND")
-
-
-def _command(name: str, what: str) -> argparse.ArgumentParser:
-    return _COMMANDS.add_parser(
-        name, help=what, description=what, prog=f"%ring {name}", add_help=False, formatter_class=_one_line
-    )
+COMMANDS: dict[str, _Parser] = {}
 
 
-def _some_kernels(command: argparse.ArgumentParser) -> None:
+def _command(name: str, what: str) -> _Parser:
+    COMMANDS[name] = _Parser(f"%ring {name}", what)
+    return COMMANDS[name]
+
+
+def _some_kernels(command: _Parser) -> None:
     command.add_argument("kernel_ids", nargs="*", metavar="KERNEL")
     command.add_argument("--all", action="store_true", help="every kernel to which it applies")
 
 
 _command("status", "a table of all kernels, or of those named").add_argument("kernel_ids", nargs="*", metavar="KERNEL")
-for _name, _what in (("send", "send it the value of an expression"), ("ask", "the same, and return the reply")):
-    _one = _command(_name, _what)
-    _one.add_argument("kernel_id", metavar="KERNEL")
-    _one.usage = f"%ring {_name} KERNEL EXPRESSION"
-    if _name == "ask":
-        _one.usage = "%ring ask [--timeout SECONDS] KERNEL EXPRESSION"
-        _one.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait for the reply")
+_one = _command("send", "send it the value of a Python expression")
+_one.add_argument("kernel_id", metavar="KERNEL")
+_one.usage = "%(prog)s KERNEL EXPRESSION"
+_one = _command("ask", "the same, and return the reply (with loop='current': show it when it comes)")
+_one.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait for the reply")
+_one.add_argument("kernel_id", metavar="KERNEL")
+_one.usage = "%(prog)s [--timeout SECONDS] KERNEL EXPRESSION"
 _some_kernels(_command("pause", "finish the message in hand and hand out no further one"))
 _some_kernels(_command("resume", "go on after a pause"))
 _stop = _command("stop", "handle what is queued, and end")
 _some_kernels(_stop)
 _stop.add_argument("--no-drain", action="store_true", help="make dead letters of what is queued instead")
 _stop.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="until the body is cancelled (5)")
-_some_kernels(_command("restart", "end it and start its latest definition afresh"))
+_some_kernels(_command("restart", "end it and start its latest definition afresh, with a new mailbox and ctx.state"))
 _command("dashboard", "the live dashboard")
 _command("loop", "where the kernels run; with an argument, choose").add_argument(
     "mode", nargs="?", choices=("thread", "current")
 )
-COMMANDS: dict[str, argparse.ArgumentParser] = dict(_COMMANDS.choices)
 
 
 def help_text() -> str:
     """What `%ring help` prints."""
     lines = []
-    for command in COMMANDS.values():
-        lines += [f"  {_usage(command)}", f"      {command.description}"]
-    return "\n".join([*lines, "", f"  {_usage(CELL)}", f"      {CELL.description}"])
+    for parser in (CELL, *COMMANDS.values()):
+        lines += [parser.form, f"    {parser.description}"]
+    return "\n".join(lines)
 
 
-def _usage(parser: argparse.ArgumentParser) -> str:
-    return parser.format_usage().removeprefix("usage: ").strip()
-
-
-_SENDING = re.compile(r"\s*((?:send|ask)\s+(?:--\S+\s+\S+\s+)*\S+)(.*)", re.DOTALL)
+_HEAD = re.compile(
+    r"""\s*(?:--[\w-]+(?:=|\s+)\S+\s+)*(?:"[^"]*"|'[^']*'|(?!--)\S+)""",
+)
+"""The options and the kernel of `%ring send` and `%ring ask`; the rest of the line is an expression of Python."""
 
 
 @magics_class
@@ -112,80 +141,111 @@ class RingMagics(Magics):
         A kernel that runs under that id gets the new body between two messages and keeps its mailbox and ctx.state.
         """
         __tracebackhide__ = True  # an error in the cell is shown from the cell on
-        options = CELL.parse_args(shlex.split(line))
+        options = CELL.read(line)
         namespace = self._shell.user_ns
-        # Compiled under the cell's own name, one line down because of the magic: tracebacks find the source.
-        source = "\n" + cell
-        filename = self._shell.compile.cache(source, self._shell.execution_count)
-        try:
-            tree = ast.parse(source, filename)
-        except SyntaxError as error:
-            where = f"Cell In[{self._shell.execution_count}], line {error.lineno}"
-            told = "".join(traceback.format_exception_only(error)).partition("\n")[2].rstrip()
-            raise UsageError(f"{where}\n{told}") from None
-        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
-        if not names:
-            raise UsageError("%%ring_kernel needs a function in its cell: async def name(ctx): ...")
-        exec(compile(tree, filename, "exec"), namespace)
-        function = namespace[names[-1]]
-        with _plain_errors():
+        code, name = self._compiled(line, cell)
+        runtime = notebook_runtime()
+        versions = {kernel.id: kernel.version for kernel in runtime.kernels.values()}
+        exec(code, namespace)
+        function = namespace[name]
+        with _one_line_errors():
             given = {
                 "queue_size": options.queue_size,
                 "backpressure": options.backpressure,
-                "state": self._value(options.state),
-                "input_type": self._value(options.input_type),
-                "output_type": self._value(options.output_type),
+                "state": self._named(options.state),
+                "input_type": self._named(options.input_type),
+                "output_type": self._named(options.output_type),
             }
-            given = {name: value for name, value in given.items() if value is not None}
-            runtime = notebook_runtime()
+            given = {option: value for option, value in given.items() if value is not None}
             if isinstance(function, RingKernelDefinition):
                 if given or options.kernel_id not in (None, function.kernel_id):
                     raise UsageError("options are given twice: take off @ring_kernel or those of the magic")
                 definition = function
+            elif not inspect.iscoroutinefunction(function):
+                raise UsageError(
+                    f"%%ring_kernel makes a ring kernel of the last function in the cell, but {name!r} is no "
+                    f"`async def`: write `async def {name}(ctx)`, or put the ring kernel last"
+                )
             else:
                 definition = RingKernelDefinition(function, kernel_id=options.kernel_id, scope=None, **given)
-            namespace[names[-1]] = definition
-            self._run(runtime, definition, options.restart)
+            namespace[name] = definition
+            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, options.restart)
 
-    def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, restart: bool) -> None:
+    def _compiled(self, line: str, cell: str) -> tuple[CodeType, str]:
+        """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines."""
+        source = f"# %%ring_kernel {line}\n{cell}"  # the lines of tracebacks are then those of the cell
+        number = _cell_number()
+        compiler = self._shell.compile
+        try:
+            source = self._shell.transform_cell(source)  # type: ignore[no-untyped-call]
+            filename = compiler.cache(source, number)
+            tree = compiler.ast_parse(source, filename)
+            assert isinstance(tree, ast.Module)
+            code = compiler(tree, filename, "exec")  # type: ignore[arg-type]
+        except SyntaxError as error:
+            told = "".join(traceback.format_exception_only(error)).partition("\n")[2].rstrip()
+            if error.msg.endswith(("outside function", "outside async function")):
+                told += "; %%ring_kernel cannot await: do that in a cell before this one"
+            raise UsageError(f"Cell In[{number}], line {error.lineno}\n{told}") from None
+        names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        if not names:
+            raise UsageError("%%ring_kernel needs a function in its cell: async def name(ctx): ...")
+        return code, names[-1]
+
+    def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, version: int, restart: bool) -> None:
         """Launch a definition, or let it take over from the former one."""
         name = definition.kernel_id
         kernel = runtime.kernels.get(name)
-        running = kernel is not None and not kernel.state.over
-        if definitions().get(name) is not definition:  # else its decorator has done it
-            define(definition)
-        if kernel is not None and running and not restart:
-            version = kernel.version + (kernel.definition is not definition)
-            when = "after the message in hand" if kernel.busy else "now"
-            kept = _messages(kernel.queue_depth)
-            print(f"{name}: version {version} takes over {when}; ctx.state and {kept} in the mailbox kept")  # noqa: T201
-            return
+
+        def publish() -> None:
+            if definitions().get(name) is not definition:  # else its decorator has done it
+                define(definition)
 
         def start(_: Any = None) -> None:
+            publish()
             at_once(runtime, runtime.launch, definition)
             at_once(runtime, runtime.activate, name)
             print(f"{name} is active")  # noqa: T201
 
-        if running:
+        if kernel is None or kernel.state.over:
+            start()
+        elif kernel.state is KernelState.TERMINATING:
+            finish(runtime, runtime.wait_ended, name, then=start)
+        elif restart:
             finish(runtime, runtime.terminate, name, False, then=start)
         else:
-            start()
+            publish()
+            if kernel.state is KernelState.LAUNCHED:
+                at_once(runtime, runtime.activate, name)
+            when = "after the message in hand" if kernel.busy else "now"
+            kept = _messages(kernel.queue_depth)
+            paused = "; still paused" if kernel.state is KernelState.DEACTIVATED else ""
+            print(  # noqa: T201
+                f"{name}: version {version} takes over {when}; ctx.state and {kept} in the mailbox kept{paused}"
+            )
 
+    @no_var_expand
+    @needs_local_scope
     @line_magic
-    def ring(self, line: str) -> Any:
+    def ring(self, line: str, local_ns: Mapping[str, Any] | None = None) -> Any:
         """Look at the ring kernels of this notebook and steer them; `%ring help` lists the commands."""
-        words = line.split(maxsplit=1)
-        if words and words[0] == "help":
+        __tracebackhide__ = True  # an error in an expression is shown from the expression on
+        name, rest = [*line.split(maxsplit=1), "", ""][:2]
+        if name == "help":
             print(help_text())  # noqa: T201
             return None
-        if words and words[0] not in COMMANDS:
-            raise UsageError(f"no command {words[0]!r}; `%ring help` lists them: {', '.join(COMMANDS)}")
-        # What is sent is an expression of Python: all that follows the kernel's id, with its quotes.
-        sending = _SENDING.match(line)
-        options = LINE.parse_args(shlex.split(sending[1] if sending else line) or ["status"])
-        options.expression = sending[2].strip() if sending else ""
-        with _plain_errors():
-            command: Callable[[RingKernelRuntime, argparse.Namespace], Any] = getattr(self, f"_{options.command}")
+        if name not in ("", *COMMANDS):
+            raise UsageError(f"no command {name!r}; `%ring help` lists them: {', '.join(COMMANDS)}")
+        names = {**self._shell.user_ns, **(local_ns or {})}
+        expression = ""
+        if name in ("send", "ask") and (head := _HEAD.match(rest)):
+            # Braces and dollars, which IPython replaces in magics, may be part of an expression.
+            rest, expression = head[0], rest[head.end() :].strip()
+        options = COMMANDS[name or "status"].read(_expanded(rest, names))
+        if name in ("send", "ask"):
+            options.message = self._value(expression, names, COMMANDS[name])
+        with _one_line_errors():
+            command: Callable[[RingKernelRuntime, argparse.Namespace], Any] = getattr(self, f"_{name or 'status'}")
             return command(notebook_runtime(), options)
 
     def _status(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
@@ -194,35 +254,32 @@ class RingMagics(Magics):
         for kernel_id in options.kernel_ids:
             display(runtime[kernel_id])  # type: ignore[no-untyped-call]
 
-    def _message(self, options: argparse.Namespace) -> Any:
-        if not options.expression:
-            raise UsageError(f"what shall be sent? {_usage(COMMANDS[options.command])}")
-        return self._value(options.expression)
-
     def _send(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        finish(runtime, runtime.send, options.kernel_id, self._message(options))
+        kernel = self._living(runtime, options.kernel_id)
+        finish(runtime, runtime.send, kernel.id, options.message)
 
     def _ask(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
-        message = self._message(options)
-        return finish(runtime, runtime.ask, options.kernel_id, message, options.timeout, below=display)
+        kernel = self._living(runtime, options.kernel_id)
+        return finish(runtime, runtime.ask, kernel.id, options.message, options.timeout, below=_show)
 
     def _pause(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        for kernel in self._chosen(runtime, options, KernelState.ACTIVE):
+        for kernel in self._chosen(runtime, options, "pause", KernelState.ACTIVE):
             at_once(runtime, runtime.deactivate, kernel.id)
             print(f"{kernel.id} is paused with {_messages(kernel.queue_depth)} queued")  # noqa: T201
 
     def _resume(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        for kernel in self._chosen(runtime, options, KernelState.DEACTIVATED):
+        for kernel in self._chosen(runtime, options, "resume", KernelState.DEACTIVATED):
             queued = _messages(kernel.queue_depth)
             at_once(runtime, runtime.reactivate, kernel.id)
             print(f"{kernel.id} goes on with {queued} queued")  # noqa: T201
 
     def _stop(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        for kernel in self._chosen(runtime, options, *_RUNNING):
+        for kernel in self._chosen(runtime, options, "stop", *_RUNNING):
             self._terminate(runtime, kernel, not options.no_drain, options.timeout, lambda *_: None)
 
     def _restart(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        for kernel in self._chosen(runtime, options, *_RUNNING, KernelState.TERMINATED, KernelState.FAILED):
+        ended = (KernelState.TERMINATED, KernelState.FAILED)
+        for kernel in self._chosen(runtime, options, "restart", *_RUNNING, *ended):
             if kernel.state.over:
                 self._again(runtime, kernel)
             else:
@@ -238,7 +295,9 @@ class RingMagics(Magics):
         finish(runtime, runtime.terminate, kernel.id, drain, timeout, then=then)
 
     def _again(self, runtime: RingKernelRuntime, kernel: RingKernel) -> None:
-        at_once(runtime, lambda: runtime.launch(kernel.definition, kernel_id=kernel.id))
+        # A kernel that had ended, or was busy until its end, has not taken a later definition over.
+        latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
+        at_once(runtime, lambda: runtime.launch(latest, kernel_id=kernel.id))
         at_once(runtime, runtime.activate, kernel.id)
         print(f"{kernel.id} is active")  # noqa: T201
 
@@ -254,40 +313,99 @@ class RingMagics(Magics):
         print(f"ring kernels run {where} (loop={runtime.loop_mode!r})")  # noqa: T201
 
     def _chosen(
-        self, runtime: RingKernelRuntime, options: argparse.Namespace, *states: KernelState
+        self, runtime: RingKernelRuntime, options: argparse.Namespace, verb: str, *states: KernelState
     ) -> list[RingKernel]:
         """The kernels that a command names, or with --all those in one of these states."""
         if options.all:
-            return [kernel for kernel in runtime.kernels.values() if kernel.state in states]
+            chosen = [kernel for kernel in runtime.kernels.values() if kernel.state in states]
+            if not chosen:
+                print(f"no ring kernel to {verb}")  # noqa: T201
+            return chosen
         if not options.kernel_ids:
-            raise UsageError(f"name a kernel, or --all: {_usage(COMMANDS[options.command])}")
-        return [runtime[kernel_id] for kernel_id in options.kernel_ids]
+            COMMANDS[verb].error("name a kernel, or write --all")
+        chosen = [runtime[kernel_id] for kernel_id in options.kernel_ids]
+        for kernel in chosen:
+            if kernel.state not in states:
+                possible = " or ".join(_written(step, kernel.id) for step in allowed(kernel.state))
+                hint = f"possible now: {possible}" if possible else "wait until it has ended"
+                raise KernelStateError(f"cannot {verb} {kernel.id!r}: it is {kernel.state}; {hint}")
+        return chosen
+
+    def _living(self, runtime: RingKernelRuntime, kernel_id: str) -> RingKernel:
+        """A kernel that takes messages; the runtime would say the same, but with loop='current' after the cell."""
+        kernel = runtime[kernel_id]
+        if kernel.state.over:
+            raise kernel._unusable()
+        return kernel
 
     @property
     def _shell(self) -> InteractiveShell:
         assert self.shell is not None
         return self.shell
 
-    def _value(self, expression: str | None) -> Any:
-        return None if expression is None else eval(expression, self._shell.user_ns)
+    def _value(self, expression: str, names: dict[str, Any], parser: _Parser) -> Any:
+        """The value of what the user wrote, which is Python."""
+        __tracebackhide__ = True
+        if not expression:
+            parser.error("an EXPRESSION is missing")
+        filename = self._shell.compile.cache(expression, _cell_number())
+        try:
+            code = compile(expression, filename, "eval", dont_inherit=True)
+        except SyntaxError as error:
+            parser.error(f"{expression!r} is not an expression of Python ({error.msg})")
+        return eval(code, names)
+
+    def _named(self, expression: str | None) -> Any:
+        """The class that an option of the cell names."""
+        try:
+            return None if expression is None else eval(expression, self._shell.user_ns)
+        except Exception as error:  # noqa: BLE001 - it evaluates what the user wrote
+            CELL.error(f"{expression!r}: {type(error).__name__}: {error}")
 
 
 _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
+
+
+def _written(verb: str, kernel_id: str) -> str:
+    """How a notebook writes a step of a kernel's life."""
+    if verb == "activate":
+        return f"await runtime.activate({kernel_id!r})"
+    magic = {"launch": "restart", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}[verb]
+    return f"%ring {magic} {shlex.quote(kernel_id)}"
+
+
+def _cell_number() -> int:
+    cell = current_cell()
+    return cell.number if cell is not None else 0
 
 
 def _messages(n: int) -> str:
     return f"{n:,} message{'s' * (n != 1)}"
 
 
-class _plain_errors:  # noqa: N801 - used like a function
-    """Errors of the package say what to do: show them without the frames of the magic."""
+def _show(reply: Any) -> None:
+    if reply is not None:
+        display(reply)  # type: ignore[no-untyped-call]
+
+
+def _expanded(text: str, names: dict[str, Any]) -> str:
+    """Replace ``{name}`` and ``$name``, as IPython does in the lines of magics."""
+    try:
+        return str(DollarFormatter().vformat(text, [], names))
+    except Exception:  # noqa: BLE001 - as IPython does it: what is no expression stays as it is
+        return text
+
+
+class _one_line_errors:  # noqa: N801 - used like a function
+    """Errors of the package say what to do: let the notebook show that alone, without any frames."""
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PyDotComputeError):
-            raise UsageError(f"{type(error).__name__}: {error}") from error.__cause__
+        if isinstance(error, PyDotComputeError | ModuleNotFoundError):
+            text = f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"
+            vars(error)["_render_traceback_"] = lambda: [text]  # IPython asks for it
 
 
 class CrashReport(logging.Handler):
@@ -304,40 +422,53 @@ class CrashReport(logging.Handler):
         lines = [record.getMessage()]
         if record.exc_info and record.exc_info[1] is not None:
             lines += self._shell.InteractiveTB.structured_traceback(*record.exc_info, tb_offset=0)
+        if kernel_id := getattr(record, "failed_kernel", None):
+            lines.append(f"To go on, correct its cell and run it again, or: {_written('launch', kernel_id)}")
         print("\n".join(lines), file=sys.stderr)  # noqa: T201
 
 
 log = logging.getLogger("pydotcompute")
 
 
+_MAGIC_LINE = re.compile(r"(?:.*=)?\s*(%ring|%%ring_kernel)\s+(.*)", re.DOTALL)
+
+
 @context_matcher()  # type: ignore[untyped-decorator, unused-ignore]
 def complete_ring(context: CompletionContext) -> SimpleMatcherResult:
     """Completions inside `%ring` and `%%ring_kernel` lines: commands, options, kernel ids."""
-    line = context.text_until_cursor
-    words = line.split()
-    found: list[str] = []
-    if words and words[0] in ("%ring", "%%ring_kernel"):
-        before = words if line[-1:].isspace() else words[:-1]
-        if words[0] == "%%ring_kernel":
-            known = [*_option_strings(CELL), *notebook_runtime().kernels]
-            if before[-1:] == ["--backpressure"]:
-                known = list(STRATEGIES)
-        elif len(before) == 1:
-            known = [*COMMANDS, "help"]
-        elif len(before) >= 2 and before[1] in COMMANDS:
-            known = _option_strings(COMMANDS[before[1]])
-            if before[1] == "loop":
-                known += ["thread", "current"]
-            elif before[1] != "dashboard" and not (before[1] in ("send", "ask") and len(before) > 2):
-                known += notebook_runtime().kernels
+    line = _MAGIC_LINE.fullmatch(context.text_until_cursor)
+    if line is None:
+        return {"completions": []}
+    magic, text = line.groups()
+    before = text.split()
+    word = "" if not text or text[-1].isspace() else before.pop()
+    known = [text for text in _candidates(magic, before, text) if text.lstrip("'").startswith(word.lstrip("'\""))]
+    found = [SimpleCompletion(text, type="magic") for text in known if text not in before]
+    return {"completions": found, "suppress": bool(found), "matched_fragment": word}
+
+
+def _candidates(magic: str, before: list[str], text: str) -> list[str]:
+    """What may be written after these words of a line."""
+    if magic == "%ring" and not before:
+        return [*COMMANDS, "help"]
+    parser = CELL if magic == "%%ring_kernel" else COMMANDS.get(before[0])
+    if parser is None:
+        return []
+    if before[:1] in (["send"], ["ask"]):
+        rest = text.split(maxsplit=1)[1:]
+        if rest and (head := _HEAD.match(rest[0])) and head.end() < len(rest[0]):
+            return []  # in the expression
+    known: list[str] = []
+    for action in parser._actions:
+        if action.option_strings:
+            if before[-1:] == action.option_strings and action.nargs != 0:
+                return list(action.choices or ())
+            known += action.option_strings
+        elif action.metavar == "KERNEL":
+            known += map(shlex.quote, notebook_runtime().kernels)
         else:
-            known = []
-        found = [word for word in known if word.startswith(context.token) and word not in before]
-    return {"completions": [SimpleCompletion(word, type="magic") for word in found], "suppress": bool(found)}
-
-
-def _option_strings(parser: argparse.ArgumentParser) -> list[str]:
-    return [option for action in parser._actions for option in action.option_strings]
+            known += action.choices or ()
+    return known
 
 
 def load(shell: InteractiveShell) -> None:
