@@ -28,8 +28,20 @@ class KernelContext(Generic[In, Out]):
     Only tasks on the runtime's event loop may use it, and one task at a time may wait in `receive`.
     """
 
-    __slots__ = ("_box", "_busy_ns", "_handled", "_kernel", "_msg", "_scheduler", "_sink", "_start", "_stops", "_wait", "_waited",
-                 "should_terminate")  # fmt: skip
+    __slots__ = (
+        "_box",
+        "_busy_ns",
+        "_handled",
+        "_kernel",
+        "_msg",
+        "_scheduler",
+        "_sink",
+        "_start",
+        "_stops",
+        "_wait",
+        "_waited",
+        "should_terminate",
+    )
 
     should_terminate: bool
     """True once termination was asked for and the mailbox is empty: time to leave the loop."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
@@ -36,6 +37,9 @@ from .scheduler import AWAITED, NEW, SET, Scheduler, clock
 
 T = TypeVar("T")
 
+here: Callable[[], Any] = get_ident if sys.version_info < (3, 12) else asyncio.get_running_loop
+"""What tells, inside a coroutine, whether it is at home: the cheaper of the two."""
+
 
 class RingKernelRuntime:
     """Launches ring kernels and carries messages to and from them.
@@ -67,6 +71,7 @@ class RingKernelRuntime:
         self.sampler = Sampler(self._frame, self._poke)
         """Calls listeners with frames of counters while there are any."""
         self._home = 0  # thread of the runtime's loop, once there is one
+        self._here: Any = None  # what `here()` is there
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._scheduler: Scheduler | None = None
@@ -104,6 +109,7 @@ class RingKernelRuntime:
                         "or make it with RingKernelRuntime(loop='thread')"
                     ) from None
                 self._home = get_ident()
+            self._here = self._home if here is get_ident else self._loop
             self._scheduler = Scheduler(self._loop)
             self._lag = LoopLag(self._loop)
             if self._caller_lag is None:
@@ -178,7 +184,7 @@ class RingKernelRuntime:
             else:
                 await self._hop(self._close, drain, timeout)
         on_thread = self._thread is not None and get_ident() == self._home
-        self._closed, self._home = True, 0
+        self._closed, self._home, self._here = True, 0, None
         if on_thread or (self._thread is None and not self.sampler.running):
             self._stop_threads()
         else:
@@ -434,7 +440,7 @@ class RingKernelRuntime:
             QueueFullError: full, and the kernel's back-pressure is `reject`.
             KernelStateError, KernelFailedError: the kernel stops or has ended, or failed.
         """
-        if get_ident() != self._home:
+        if not here() == self._here:  # noqa: SIM201 - of two loops, == is cheaper than !=
             return await self._hop(self.send, kernel_id, message)
         try:
             kernel = self._kernels[kernel_id]
@@ -501,7 +507,7 @@ class RingKernelRuntime:
             KernelNotFoundError, MessageTypeError, PriorityError, QueueFullError: as in `send`; also when the message is
                 dropped later to make room.
         """
-        if get_ident() != self._home:
+        if not here() == self._here:  # noqa: SIM201 - as in send
             return await self._hop(self.ask, kernel_id, message, timeout)
         try:
             kernel = self._kernels[kernel_id]
@@ -631,6 +637,7 @@ class RingKernelRuntime:
             except BaseException:
                 out.leave(wait)
                 raise
+        kernel._marker = None  # fewer replies are unread
         return entry[0]
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
@@ -805,5 +812,5 @@ class SyncRuntime:
         if not self._runtime._closed:
             if self._runtime._loop is not None and not self._runtime._loop.is_closed():
                 self.call(self._runtime._close, drain, timeout)
-            self._runtime._closed, self._runtime._home = True, 0
+            self._runtime._closed, self._runtime._home, self._runtime._here = True, 0, None
             self._runtime._stop_threads()
