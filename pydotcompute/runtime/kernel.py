@@ -398,6 +398,7 @@ class RingKernel:
     def statistics(self) -> KernelStatistics:
         """Its counters now. Any thread may ask."""
         self._publish()
+        self._publish_histograms()
         return KernelStatistics.from_row(self.id, np.array(self._row).view(COUNTERS)[0], self.waiting_for)
 
     def __repr__(self) -> str:
@@ -655,8 +656,14 @@ class RingKernel:
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
-    def _publish(self, histograms: bool = True) -> None:
-        """Write the counters into this kernel's row of the table, if they have changed. Any thread may call it."""
+    def _publish_histograms(self) -> None:
+        """Write the histograms into this kernel's row of the table, if they have changed. Any thread may call it."""
+        if self._stale:
+            self._stale = False
+            pack_into(_HISTOGRAMS, self._row, _HISTOGRAMS_AT, *self._waited, *self._handled)
+
+    def _publish(self) -> None:
+        """Write the other counters there, if they have changed. Any thread may call it."""
         box, ctx, out = self._box, self._ctx, self._out
         marker = (ctx._busy_ns, ctx._start, self._replied, len(box.plain), box._extra)
         if marker != self._marker:
@@ -681,9 +688,6 @@ class RingKernel:
                 self._errors,
                 ctx._busy_ns,
             )
-        if histograms and self._stale:
-            self._stale = False
-            pack_into(_HISTOGRAMS, self._row, _HISTOGRAMS_AT, *self._waited, *self._handled)
 
 
 _CODES = {KernelState(name): code for code, name in enumerate(STATES)}

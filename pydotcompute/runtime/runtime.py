@@ -81,6 +81,8 @@ class RingKernelRuntime:
         self._kernels: dict[str, RingKernel] = {}
         self._table = CounterTable()
         self._frames = self._framed = self._part = 0
+        self._launches = 0
+        self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None  # what a frame is made from
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
         self._meet_caller()
@@ -316,6 +318,7 @@ class RingKernelRuntime:
         launched = RingKernel(self, definition, name)
         launched._move("launch")
         self._kernels[name] = launched
+        self._launches += 1
         return launched
 
     async def activate(self, kernel_id: str) -> None:
@@ -647,6 +650,7 @@ class RingKernelRuntime:
         kernels = list(self._kernels.values())
         for kernel in kernels:
             kernel._publish()
+            kernel._publish_histograms()
         rows = self._table.copy([kernel._place for kernel in kernels])
         return RuntimeStatistics(
             {k.id: KernelStatistics.from_row(k.id, row, k.waiting_for) for k, row in zip(kernels, rows, strict=True)},
@@ -656,19 +660,24 @@ class RingKernelRuntime:
         )
 
     def _frame(self) -> Frame:
-        kernels = list(self._kernels.values())
+        if self._roster is None or self._roster[0] != self._launches:
+            launches, kernels = self._launches, list(self._kernels.values())
+            self._roster = launches, kernels, tuple(k.id for k in kernels), [k._place for k in kernels]
+        _, kernels, ids, places = self._roster
         now = clock()
+        for kernel in kernels:
+            kernel._publish()
         # Histograms are most of a row: of many kernels only a part is written each time, all of them once a second.
         part = max(100, len(kernels) * (now - self._framed) // 1_000_000_000 + 1)
-        first, self._framed, self._frames = self._part, now, self._frames + 1
-        self._part = (first + part) % max(len(kernels), 1)
-        for i, kernel in enumerate(kernels):
-            kernel._publish((i - first) % len(kernels) < part)
+        for kernel in kernels[self._part : self._part + part]:
+            kernel._publish_histograms()
+        self._part = self._part + part if self._part + part < len(kernels) else 0
+        self._framed, self._frames = now, self._frames + 1
         return Frame(
             self._frames,
             now,
-            tuple([kernel.id for kernel in kernels]),
-            self._table.copy([kernel._place for kernel in kernels]),
+            ids,
+            self._table.copy(places),
             self._lag.seconds if self._lag is not None else None,
             self._caller_lag.seconds if self._caller_lag is not None else None,
             self.dead_letters.total,
