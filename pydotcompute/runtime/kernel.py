@@ -31,7 +31,6 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY, same_schema
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
-from ..telemetry.html import kernels_html
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter
@@ -406,6 +405,8 @@ class RingKernel:
         return f"<ring kernel {self.id!r}{version} {self.state}, {len(self._box)} queued>"
 
     def _repr_html_(self) -> str:
+        from ..telemetry.html import kernels_html  # only where somebody looks
+
         return kernels_html([self.statistics()])
 
     # -- its life: only on the runtime's loop --------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import sys
 import time
 from collections import deque
@@ -26,7 +25,6 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
-from ..telemetry.html import runtime_html
 from .checks import checked_id, checked_timeout, is_count
 from .dead_letters import DeadLetters
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
@@ -82,7 +80,8 @@ class RingKernelRuntime:
         self._table = CounterTable()
         self._frames = self._framed = self._part = 0
         self._launches = 0
-        self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None  # what a frame is made from
+        # What a frame is made from, and the number of launches that it was made at:
+        self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
         self._meet_caller()
@@ -267,8 +266,8 @@ class RingKernelRuntime:
         launched = ", ".join(map(repr, list(self._kernels)[:10])) or "none"
         if kernel_id in definitions():
             what = f"it is defined: await runtime.launch({kernel_id!r}) first"
-        elif close := difflib.get_close_matches(kernel_id, [*self._kernels, *definitions()], 1):
-            what = f"did you mean {close[0]!r}?"
+        elif close := _closest(kernel_id, [*self._kernels, *definitions()]):
+            what = f"did you mean {close!r}?"
         else:
             what = "define and launch it first, or check the spelling"
         return KernelNotFoundError(f"no ring kernel {kernel_id!r} (launched: {launched}); {what}")
@@ -300,8 +299,8 @@ class RingKernelRuntime:
         elif isinstance(kernel, str):
             known = definitions()
             if kernel not in known:
-                close = difflib.get_close_matches(kernel, known, 1)
-                hint = f"did you mean {close[0]!r}?" if close else "decorate its function with @ring_kernel first"
+                close = _closest(kernel, known)
+                hint = f"did you mean {close!r}?" if close else "decorate its function with @ring_kernel first"
                 raise KernelNotFoundError(f"no ring kernel {kernel!r} is defined; {hint}")
             definition = known[kernel]
         else:
@@ -697,7 +696,15 @@ class RingKernelRuntime:
         return f"<RingKernelRuntime loop={self.loop_mode!r}, kernels: {states}{closed}>"
 
     def _repr_html_(self) -> str:
+        from ..telemetry.html import runtime_html  # only where somebody looks
+
         return runtime_html(self.statistics())
+
+
+def _closest(word: str, known: Iterable[str]) -> str | None:
+    import difflib  # only after a mistake
+
+    return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
 async def _each(messages: Any) -> AsyncIterator[Any]:
