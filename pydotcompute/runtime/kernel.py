@@ -107,7 +107,7 @@ def _context_annotation(body: Body, name: str, scope: dict[str, Any] | None) -> 
     if not parameters or len(needed) > 1 or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise DefinitionError(f"the body of {name!r} must take one parameter, the context: async def {name}(ctx)")
     annotation = parameters[0].annotation
-    if isinstance(annotation, str):
+    while isinstance(annotation, str):  # twice, where annotations are texts anyway and the user writes one in quotes
         function = inspect.unwrap(body)
         try:
             # The text is the user's own source, from `from __future__ import annotations`.
