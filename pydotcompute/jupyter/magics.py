@@ -10,6 +10,7 @@ import re
 import shlex
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, NoReturn
@@ -66,6 +67,16 @@ class _Parser(argparse.ArgumentParser):
             self.error(f"{error} in {text!r}")
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds, 0 or more, not {text!r}")
+    return seconds
+
+
 CELL = _Parser("%%ring_kernel", "Make a ring kernel of the last function in the cell, launch it and activate it.")
 CELL.add_argument("kernel_id", nargs="?", metavar="KERNEL", help="the function's name by default")
 CELL.add_argument("--queue-size", type=int, metavar="N", help="messages that the mailbox holds (1024)")
@@ -97,7 +108,7 @@ _one = _command("send", "send it the value of a Python expression")
 _one.add_argument("kernel_id", metavar="KERNEL")
 _one.usage = "%(prog)s KERNEL EXPRESSION"
 _one = _command("ask", "the same, and return the reply (with loop='current': show it when it comes)")
-_one.add_argument("--timeout", type=float, metavar="SECONDS", help="how long to wait for the reply")
+_one.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="how long to wait for the reply")
 _one.add_argument("kernel_id", metavar="KERNEL")
 _one.usage = "%(prog)s [--timeout SECONDS] KERNEL EXPRESSION"
 _some_kernels(_command("pause", "finish the message in hand and hand out no further one"))
@@ -105,7 +116,7 @@ _some_kernels(_command("resume", "go on after a pause"))
 _stop = _command("stop", "handle what is queued, and end")
 _some_kernels(_stop)
 _stop.add_argument("--no-drain", action="store_true", help="make dead letters of what is queued instead")
-_stop.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS", help="until the body is cancelled (5)")
+_stop.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="until the body is cancelled (5)")
 _some_kernels(_command("restart", "end it and start its latest definition afresh, with a new mailbox and ctx.state"))
 _command("dashboard", "the live dashboard")
 _command("loop", "where the kernels run; with an argument, choose").add_argument(
@@ -199,7 +210,10 @@ class RingMagics(Magics):
 
         def publish() -> None:
             if definitions().get(name) is not definition:  # else its decorator has done it
-                define(definition)
+                with warnings.catch_warnings(record=True) as caught:  # a warning here would point into this file
+                    define(definition)
+                for warning in caught:
+                    print(f"{warning.category.__name__}: {warning.message}", file=sys.stderr)  # noqa: T201
 
         def start(_: Any = None) -> None:
             publish()
