@@ -8,7 +8,7 @@ message is such an array too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import is_dataclass
 from enum import Enum, Flag
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from msgpack import Packer, Unpacker, unpackb
 
 from ..exceptions import MessageDecodeError, MessageEncodeError
-from .forms import ENUM, FORMS, MAP, MESSAGE, PLAIN, SCALAR, Form, pack_extension, unpack_extension, unpack_map
+from .forms import ENUM, FORMS, MAP, MESSAGE, PLAIN, SCALAR, Form, has_nan, pack_extension, unpack_extension, unpack_map
 from .message import registry, type_name
 from .schema import Schema, schema_of
 
@@ -46,9 +46,8 @@ def encode(message: Any, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYT
     """
     try:
         data = _pack(_disassemble(message, max_depth))
-    except _Unencodable as error:
-        path = error.path if len(error.path) < 100 else f"{error.path[:100]}…"
-        raise MessageEncodeError(f"{type(message).__qualname__}{path}: {error}") from error.__cause__
+    except _Fault as fault:
+        raise MessageEncodeError(str(fault)) from fault.__cause__
     except (ValueError, OverflowError, RecursionError) as error:  # of msgpack: a text beyond 4 GiB, its own depth limit
         raise MessageEncodeError(f"{type(message).__qualname__}: {error}") from error
     if len(data) > max_bytes:
@@ -64,8 +63,8 @@ def decode(data: bytes | bytearray | memoryview, *, max_depth: int = MAX_DEPTH, 
     have is an error. Fields with simple annotations are checked as in `encode`. ``__post_init__`` runs again, as in
     `dataclasses.replace`, but fields with ``init=False`` get the values that they had.
 
-    Whatever the bytes hold, memory stays below 100 times their size (20 kB at least), and time is proportional to it.
-    Arrays are new and writable.
+    Whatever the bytes hold, memory stays below about 100 times their size, and time is proportional to it. Arrays are
+    new and writable.
 
     Args:
         data: from anywhere; it is not trusted.
@@ -83,10 +82,24 @@ def decode(data: bytes | bytearray | memoryview, *, max_depth: int = MAX_DEPTH, 
         raise MessageDecodeError(f"{size} bytes, more than max_bytes={max_bytes}")
     try:
         return _assemble(_unpack(data, size), max_depth)
-    except MessageDecodeError:
-        raise
-    except Exception as error:  # hostile bytes reach the constructors of many types
+    except _Fault as fault:
+        raise MessageDecodeError(str(fault)) from fault.__cause__
+    except Exception as error:
         raise MessageDecodeError(f"not an encoded message: {_described(error)}") from error
+
+
+class _Fault(Exception):
+    """Why a value cannot be encoded or decoded; `within` adds where it is, from the inside out."""
+
+    start = path = ""
+
+    def within(self, part: str, start: str = "") -> None:
+        self.path = part + self.path
+        self.start = start or self.start
+
+    def __str__(self) -> str:
+        where = self.start + (self.path if len(self.path) < 100 else f"{self.path[:100]}…")
+        return f"{where}: {self.args[0]}" if where else str(self.args[0])
 
 
 # -- msgpack -----------------------------------------------------------------------------------------------------------
@@ -125,34 +138,30 @@ def _unpack(data: bytes | bytearray | memoryview, size: int) -> Any:
 # -- message -> what msgpack writes ------------------------------------------------------------------------------------
 
 
-class _Unencodable(Exception):
-    """Why a value has no encoding. `path` leads from the message to it."""
-
-    path = ""
-
-
 def _disassemble(message: Any, room: int) -> list[Any]:
     cls = type(message)
     schema = schema_of(cls)
     if schema is None:
-        raise _Unencodable(f"{cls.__qualname__} is not a message: put @message on its class")
+        raise _Fault(f"{cls.__qualname__} is not a message: put @message on its class")
     try:
         parts, types = schema.parts(message)
     except AttributeError as error:
-        raise _Unencodable(str(error)) from error
+        raise _Fault(str(error)) from error
     if types in schema.flat:
         return parts
-    if schema.lost:
-        raise _Unencodable(f"cannot be made again without {', '.join(schema.lost)}: give these a default")
-    lowered = parts[:1]
-    for name, value in zip(schema.names, parts[1:], strict=True):
-        try:
+    place = ""
+    try:
+        if schema.lost:
+            raise _Fault(f"cannot be made again without {', '.join(schema.lost)}: give these a default")
+        lowered = parts[:1]
+        for name, value in zip(schema.names, parts[1:], strict=True):
+            place = f".{name}"
             if misfit := schema.misfit(name, value):
-                raise _Unencodable(misfit)
+                raise _Fault(misfit)
             lowered.append(_lower(value, room, schema))
-        except _Unencodable as error:
-            error.path = f".{name}{error.path}"
-            raise
+    except _Fault as fault:
+        fault.within(place, cls.__qualname__)
+        raise
     schema.remember(types)
     return lowered
 
@@ -163,36 +172,37 @@ def _lower(value: Any, room: int, schema: Schema) -> Any:
     if kind in PLAIN:
         return value
     if room <= 0:
-        raise _Unencodable("deeper than max_depth allows (does it contain itself?)")
+        raise _Fault("deeper than max_depth allows (does it contain itself?)")
     room -= 1
     if kind is list:
         return _lower_all(value, room, schema)
     if kind is dict:
-        _refuse_nan(value)
+        if has_nan(value):
+            raise _Fault("NaN as a key has no encoding: it could not be found again")
         if not PLAIN.issuperset(map(type, value)):
             return [MAP.tag, *_lower_all(list(MAP.parts(value)), room, schema, [key for key in value for _ in "kv"])]
         values = list(value.values())
         lowered = _lower_all(values, room, schema, list(value))
         return value if lowered is values else dict(zip(value, lowered, strict=True))
-    if kind in (set, frozenset):
-        _refuse_nan(value)
+    if kind in (set, frozenset) and has_nan(value):
+        raise _Fault("NaN in a set has no encoding: it could not be found again")
     if schema_of(kind) is not None:
         return [MESSAGE.tag, *_disassemble(value, room)]
     if isinstance(value, Enum):
         name = type_name(kind)
-        if schema.enum(name) is not kind:
-            raise _Unencodable(
+        if schema.enum(name, kind) is not kind:
+            raise _Fault(
                 f"the enum {kind.__qualname__} is not named in the annotations of {schema.cls.__qualname__}: annotate "
                 "the field with it, and if it was defined again, run the definition of the message again too"
             )
         return [ENUM.tag, name, value.value if isinstance(value, Flag) else value.name]
     form = FORMS.get(kind) or (SCALAR if isinstance(value, np.generic) else None)
     if form is None:
-        raise _Unencodable(f"a value of type {kind.__qualname__} has no encoding{_hint(value)}")
+        raise _Fault(f"a value of type {kind.__qualname__} has no encoding{_hint(value)}")
     try:
         parts = list(form.parts(value))
     except ValueError as error:
-        raise _Unencodable(str(error)) from None
+        raise _Fault(str(error)) from None
     return [form.tag, *_lower_all(parts, room, schema)]
 
 
@@ -203,25 +213,11 @@ def _lower_all(values: list[Any], room: int, schema: Schema, keys: Sequence[Any]
     try:
         for value in values:
             lowered.append(_lower(value, room, schema))
-    except _Unencodable as error:
+    except _Fault as fault:
         where = len(lowered) if keys is None else keys[len(lowered)]
-        error.path = f"[{where!r}]{error.path}"
+        fault.within(f"[{where!r}]")
         raise
     return lowered
-
-
-def _refuse_nan(keys: Iterable[Any]) -> None:
-    """NaN is never found again among keys and items, so what holds it there would not decode to something equal."""
-    if _NEVER_NAN.issuperset(map(type, keys)):
-        return
-    for key in keys:
-        if isinstance(key, (tuple, frozenset)):
-            _refuse_nan(key)
-        elif key != key:
-            raise _Unencodable("NaN as a key or as an item of a set has no encoding")
-
-
-_NEVER_NAN = PLAIN - {float}
 
 
 def _hint(value: Any) -> str:
@@ -236,39 +232,41 @@ def _hint(value: Any) -> str:
 
 def _assemble(parts: Any, room: int) -> Any:
     if type(parts) is not list or not parts or type(parts[0]) is not str:
-        raise MessageDecodeError("not an encoded message")
+        raise _Fault("not an encoded message")
     header = parts[0]
     name = header.partition(" ")[0]
     cls = registry.get(name)
     schema = schema_of(cls) if cls is not None else None
     if schema is None:
-        raise MessageDecodeError(
-            f"no message type {name[:200]!r} is known: import the module, or run the cell, that defines it"
-        )
-    field = ""
+        raise _Fault(f"no message type {name[:200]!r} is known: import the module, or run the cell, that defines it")
+    place = ""
     try:
         if header == schema.header and (message := schema.made(parts)) is not None:
             return message
         names, values = header.split(" ")[1:], parts[1:]
         if len(values) != len(names) or len(values) != len(set(names)):
-            raise ValueError("names and values do not match")
+            raise _Fault("names and values do not match")
         if unknown := [name for name in names if name not in schema.accepts]:
-            raise ValueError(
-                f"it has no field {', '.join(map(repr, unknown))}; its definition here may be older or newer"
-            )
+            some = ", ".join(map(repr, unknown))[:200]
+            raise _Fault(f"it has no field {some}; its definition here may be older or newer")
         given = {}
-        for field, value in zip(names, values, strict=True):
-            given[field] = _lift(value, room, schema)
-            if misfit := schema.misfit(field, given[field]):
-                raise ValueError(misfit)
-        field = ""
+        for name, value in zip(names, values, strict=True):
+            place = f".{name}"
+            given[name] = _lift(value, room, schema)
+            if misfit := schema.misfit(name, given[name]):
+                raise _Fault(misfit)
+        place = ""
         late = {name: given.pop(name) for name in schema.late if name in given}
         message = schema.cls(**given)
         for name, value in late.items():
             object.__setattr__(message, name, value)
-    except Exception as error:
-        path = f"{schema.cls.__qualname__}.{field}".rstrip(".")
-        raise MessageDecodeError(f"cannot decode {path}: {_described(error)}") from error
+    except _Fault as fault:
+        fault.within(place, schema.cls.__qualname__)
+        raise
+    except Exception as error:  # of the constructors of many types, that of the message among them
+        reason = _Fault(_described(error))
+        reason.within(place, schema.cls.__qualname__)
+        raise reason from error
     if header == schema.header:
         schema.remember(tuple(map(type, given.values())))
     return message
@@ -280,9 +278,9 @@ def _lift(value: Any, room: int, schema: Schema) -> Any:
     if kind in PLAIN:
         return value
     if kind is not list and kind is not dict:
-        raise ValueError("a tag that stands alone, or an extension that is not ours")
+        raise _Fault("a tag that stands alone, or an extension that is not ours")
     if room <= 0:
-        raise ValueError("deeper than max_depth allows")
+        raise _Fault("deeper than max_depth allows")
     room -= 1
     if kind is dict:
         values = list(value.values())
@@ -297,7 +295,7 @@ def _lift(value: Any, room: int, schema: Schema) -> Any:
         name, member = parts
         enum = schema.enum(name)
         if enum is None:
-            raise ValueError(f"no enum {name!r} is named in the annotations of the message")
+            raise _Fault(f"no enum {name!r:.200} is named in the annotations of the message")
         return enum(member) if issubclass(enum, Flag) else enum[member]
     return form.make(*_lift_all(parts, room, schema))
 

@@ -79,8 +79,18 @@ def check_distinct(keys: Sequence[Any]) -> None:
     most_common = Counter(map(hash, keys)).most_common(1) if len(keys) > 64 else ()
     if most_common and most_common[0][1] > 64:
         raise ValueError("too many keys of one hash")
-    if len(set(keys)) != len(keys):
-        raise ValueError("a key or item that is there twice")
+    if len(set(keys)) != len(keys) or has_nan(keys):
+        raise ValueError("a key or item that is there twice, or NaN")
+
+
+def has_nan(keys: Iterable[Any]) -> bool:
+    """Whether a key, or an item of a set, is NaN: it is never found again, so no decoded one would be equal."""
+    if _NEVER_NAN.issuperset(map(type, keys)):
+        return False
+    return any(has_nan(key) if isinstance(key, (tuple, frozenset)) else key != key for key in keys)
+
+
+_NEVER_NAN = PLAIN - {float}
 
 
 def _make_map(*parts: Any) -> dict[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from inspect import formatannotation
@@ -104,7 +105,7 @@ def same_schema(a: type, b: type) -> bool:
         return True
     if not (is_dataclass(a) and is_dataclass(b)) or type_name(a) != type_name(b):
         return False
-    return [(f.name, annotation_text(f)) for f in fields(a)] == [(f.name, annotation_text(f)) for f in fields(b)]
+    return _comparable(a) == _comparable(b)
 
 
 def resolved_annotation(cls: type, f: Field[Any]) -> Any:
@@ -121,13 +122,27 @@ def resolved_annotation(cls: type, f: Field[Any]) -> Any:
 
 
 def union_members(annotation: Any) -> tuple[Any, ...]:
-    """``int | None`` as its members; anything else as one."""
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    """The members of ``int | None``, also behind an alias (``type Number = int | None``); anything else is its own."""
+    alias = get_origin(annotation) or annotation
+    if hasattr(alias, "__value__"):  # a TypeAliasType, which Python 3.11 does not have
+        return union_members(alias.__value__)
+    if alias in (Union, UnionType):
+        return tuple(member for part in get_args(annotation) for member in union_members(part))
+    return (annotation,)
 
 
 def annotation_text(f: Field[Any]) -> str:
     """The annotation of a field as in the source."""
     return f.type if isinstance(f.type, str) else formatannotation(f.type)
+
+
+def _comparable(cls: Any) -> list[tuple[str, str]]:
+    """Names and annotations of the fields. A class of the same module looks the same before and after it is defined."""
+    texts = [(f.name, _FORWARD_REF.sub(r"\1", annotation_text(f))) for f in fields(cls)]
+    return [(name, text.replace(f"{cls.__module__}.", "")) for name, text in texts]
+
+
+_FORWARD_REF = re.compile(r"ForwardRef\('([^']*)'[^)]*\)")
 
 
 def _refuse_what_cannot_be_a_message(cls: Any) -> None:
@@ -173,7 +188,8 @@ def _complete_standard_fields(cls: Any) -> None:
 
 def _check_priority_field(cls: type, f: Field[Any]) -> None:
     for member in union_members(resolved_annotation(cls, f)):
-        if isinstance(member, type) and (member is bool or not issubclass(member, (int, np.integer))):
+        known = isinstance(member, type) and member is not Any  # which is a class too
+        if known and (member is bool or not issubclass(member, (int, np.integer))):
             raise DefinitionError(f"{cls.__qualname__}.priority must be annotated `int`, not `{annotation_text(f)}`")
     if f.default is not MISSING:
         try:

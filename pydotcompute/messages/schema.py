@@ -42,8 +42,10 @@ class Schema:
         hints = [resolved_annotation(self.cls, f) for f in fields(self.cls)]
         return {type_name(enum): enum for hint in hints for enum in _enums_in(hint)}
 
-    def enum(self, name: str) -> type[Enum] | None:
-        if name not in self.enums:  # its class may have been defined since
+    def enum(self, name: str, kind: type[Enum] | None = None) -> type[Enum] | None:
+        """The enum of this name, if an annotation has it. `kind`: which one it should be."""
+        known = self.enums.get(name)
+        if known is None or known is not (kind or known):  # it may have been defined, or defined again, since
             self.enums = self.find_enums()
         return self.enums.get(name)
 
@@ -91,7 +93,6 @@ _NUMBERS: tuple[tuple[tuple[type, ...], tuple[type, ...]], ...] = (
 )
 """Annotation, and what goes for it: an integer where a float is asked for, NumPy's numbers as Python's."""
 
-
 _SIMPLE = {list, dict, np.timedelta64, *PLAIN, *FORMS}
 
 
@@ -116,10 +117,11 @@ def _accepted(hint: Any) -> frozenset[str] | None:
 
 
 def _enums_in(hint: Any) -> Iterator[type[Enum]]:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        yield hint
-    elif isinstance(hint, Enum):  # Literal[Color.RED]
-        yield type(hint)
-    else:
-        for part in get_args(hint):
-            yield from _enums_in(part)
+    for member in union_members(hint):
+        if isinstance(member, type) and issubclass(member, Enum):
+            yield member
+        elif isinstance(member, Enum):  # Literal[Colour.RED]
+            yield type(member)
+        else:
+            for part in get_args(member):
+                yield from _enums_in(part)
