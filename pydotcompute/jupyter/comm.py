@@ -1,0 +1,90 @@
+"""Control: what a browser asks of a widget, on a comm of its own.
+
+The browser opens one for each view, says hello, and has every message acknowledged from its handler; the kernel sends
+nothing else on it. This is what makes messages arrive while a cell blocks, on every ipykernel since 7.0: JupyterLab
+gives a comm that it opens a subshell, a thread of the kernel, and from 7.4 on the kernel hands a comm's messages to the
+thread that last published on that comm. One frame published from another thread, and they would wait for the cell.
+
+Handlers run on whichever thread that is, so they only note and post.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+from weakref import WeakValueDictionary
+
+from comm import get_comm_manager
+
+from . import schema
+
+
+class View:
+    """One place where a widget is shown."""
+
+    def __init__(self) -> None:
+        self.visible = False
+        self.received = 0
+        """Number of the latest frame that was drawn here."""
+        self.heard = time.monotonic()
+        """When it last said anything."""
+
+
+class Host(Protocol):
+    """A widget with views. Each method may be called on any thread and must return at once."""
+
+    def view_opened(self, view: View) -> None: ...
+
+    def view_told(self, view: View, message: schema.Message) -> None: ...
+
+    def view_closed(self, view: View) -> None: ...
+
+
+_hosts: WeakValueDictionary[str, Host] = WeakValueDictionary()
+
+
+def serve(key: str, host: Host) -> None:
+    """Let views reach `host` under `key`, which they name in their hello, for as long as it lives."""
+    _hosts[key] = host
+    get_comm_manager().register_target(schema.TARGET, _open)
+
+
+def _open(comm: Any, opening: dict[str, Any]) -> None:
+    """The browser opened a comm."""
+    try:
+        hello = schema.parse(opening["content"].get("data"))
+        if not isinstance(hello, schema.Hello):
+            raise schema.RefusedError("a view must say hello first")
+        host = _hosts.get(hello.widget)
+        if host is None:
+            raise schema.RefusedError("this dashboard is gone: run its cell again")
+    except schema.RefusedError as error:
+        comm.send(schema.acknowledgement(str(error)))
+        return
+    view = View()
+    key = hello.widget  # the comm must not keep the widget alive
+    comm.on_msg(lambda message: _told(key, view, message["content"].get("data"), comm.send))
+    comm.on_close(lambda message: _closed(key, view))
+    host.view_opened(view)
+    comm.send(schema.acknowledgement())
+
+
+def _told(key: str, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
+    refused = None
+    try:
+        message = schema.parse(data)
+        host = _hosts.get(key)
+        if host is None:
+            raise schema.RefusedError("this dashboard is gone: run its cell again")
+        view.heard = time.monotonic()
+        host.view_told(view, message)
+    except schema.RefusedError as error:
+        refused = str(error)
+    reply(schema.acknowledgement(refused))
+
+
+def _closed(key: str, view: View) -> None:
+    host = _hosts.get(key)
+    if host is not None:
+        host.view_closed(view)

@@ -1,0 +1,386 @@
+"""The dashboard: a table of all kernels, two charts, and the buttons that steer them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import anywidget
+import ipywidgets
+import numpy as np
+import traitlets
+
+from ...exceptions import PyDotComputeError
+from ...runtime import KernelState, RingKernelRuntime
+from ...telemetry import Frame
+from .. import comm, schema
+from ..display import Outputs, dashboard_html
+from ..rates import POINTS, Rates
+from .charts import Chart
+
+STATIC = Path(__file__).parent / "static"
+
+UNSEEN_HZ = 1.0
+"""Rate while views are open but out of sight: nothing is sent, the series go on."""
+SETTLE_HZ = 20.0
+LATE = 3.0
+"""Seconds that the browser may be behind with drawing until frames go out slowly."""
+SILENT = 30.0
+"""Seconds after which a silent view counts as out of sight."""
+GONE = 600.0
+"""Seconds after which a silent view counts as closed."""
+NOTES = 20
+"""Notes of each kind in a frame; more are only counted by the table."""
+
+_WORKING = (KernelState.ACTIVE, KernelState.TERMINATING)  # what the others wait for, the table says by their state
+_METHODS = {
+    "pause": RingKernelRuntime.deactivate,
+    "resume": RingKernelRuntime.reactivate,
+    "stop": RingKernelRuntime.terminate,
+}
+
+
+def dashboard(runtime: RingKernelRuntime, *, hz: float = 5.0, window: float = 60.0, record: bool = False) -> Dashboard:
+    """A live view of all kernels of a runtime, with buttons to pause, resume and stop them.
+
+    Make it the last expression of a cell. It goes on while cells block or compute, and so do its buttons, if the
+    runtime has a loop of its own (``loop="thread"``).
+
+    Args:
+        hz: pictures a second while it is in sight (0 < hz <= 20).
+        window: seconds that the charts reach back (5 to 3600).
+        record: sample also while it is shown nowhere, so that a notebook run without a browser has the whole course in
+            its picture; else nothing is sampled unless somebody looks.
+
+    Raises:
+        TypeError: not a `RingKernelRuntime`.
+        ValueError: a rate or window out of range.
+    """
+    return Dashboard(runtime, hz=hz, window=window, record=record)
+
+
+class Table(anywidget.AnyWidget):
+    """Header, table and buttons; drawn by `static/dashboard.js`."""
+
+    _esm = STATIC / "dashboard.js"
+    _css = STATIC / "dashboard.css"
+    key = traitlets.Unicode().tag(sync=True)
+    """What a view says hello with."""
+
+
+class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no types
+    """What `dashboard` makes.
+
+    The sampler's thread writes the widgets; a lock keeps whoever else must write apart from it.
+    """
+
+    def __init__(self, runtime: RingKernelRuntime, *, hz: float, window: float, record: bool) -> None:
+        if not isinstance(runtime, RingKernelRuntime):
+            raise TypeError(f"dashboard takes a RingKernelRuntime, not {runtime!r}")
+        if not 0 < hz <= 20:
+            raise ValueError(f"hz must be above 0 and at most 20, not {hz!r}")
+        if not 5 <= window <= 3600:
+            raise ValueError(f"window must be 5 to 3600 seconds, not {window!r}")
+        self._hz, self._window, self._record = hz, window, record
+        self._runtime = runtime
+        self._writing = threading.RLock()
+        self._status: schema.Status = "live"
+        self._settled = threading.Event()  # the last picture of a frozen or closed runtime is out
+        self._views: list[comm.View] = []
+        self._listening = 0.0  # the rate that the sampler was asked for; 0: not listening
+        self._number = self._roster = 0
+        self._known_ids: tuple[str, ...] | None = None  # what the browser has been told
+        self._snapshot = True
+        self._sent_at = 0.0
+        self._drawn = -1  # moment of what the charts show
+        self._rates = Rates(window)
+        self._frame: Frame | None = None
+        self._selected: tuple[str, ...] = ()
+        self._charted: list[str | None] = [None] * schema.SERIES
+        self._chosen_at = 0.0
+        self._results: deque[dict[str, Any]] = deque(maxlen=20)
+        self._outputs = Outputs()
+        self._table = Table(key=uuid4().hex)
+        self._charts = (
+            Chart("Queue depth", "messages", window, POINTS),
+            Chart("Throughput", "msg/s", window, POINTS),
+        )
+        charts = ipywidgets.HBox(
+            [chart.widget for chart in self._charts], layout=ipywidgets.Layout(flex_flow="row wrap")
+        ).add_class("pdc-charts")
+        super().__init__([self._table, charts])
+        self.add_class("pydotcompute")
+        comm.serve(self._table.key, self)
+        self._adapt()
+
+    def __repr__(self) -> str:
+        return f"Dashboard(hz={self._hz:g}, window={self._window:g})"
+
+    # -- what users call -----------------------------------------------------------------------------------------------
+
+    @property
+    def runtime(self) -> RingKernelRuntime:
+        """The runtime that it shows."""
+        return self._runtime
+
+    @property
+    def status(self) -> schema.Status:
+        """``"live"``, ``"frozen"``, or ``"closed"`` once the runtime is."""
+        return self._status
+
+    def freeze(self) -> None:
+        """Keep the present picture, and put it into the notebook for those who read it without a kernel."""
+        self._settle("frozen")
+        if self._status == "frozen":
+            self._settled.wait(2)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        with self._writing:
+            if self._status == "frozen":
+                self._status = "live"
+                self._settled.clear()
+                self._snapshot = True
+                self._adapt()
+
+    def close(self) -> None:
+        """End it: the last picture stays in the notebook, nothing moves any more."""
+        if self.comm is None:
+            return
+        with self._writing:
+            self._status = "closed"
+            self._settled.set()
+            self._views.clear()
+            self._adapt()
+            self._outputs.refresh({"text/plain": repr(self), "text/html": self._html()})
+        super().close()
+        for widget in (self._table, *self._charts):
+            widget.close()
+
+    def __del__(self) -> None:
+        """Widgets live until they are closed, or the process ends: then it is too late for a last picture."""
+
+    # -- what it looks like in a notebook ------------------------------------------------------------------------------
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {
+            "text/plain": repr(self),
+            "text/html": self._html(),
+            "application/vnd.jupyter.widget-view+json": {
+                "version_major": 2,
+                "version_minor": 0,
+                "model_id": self.model_id,
+            },
+        }
+
+    def _ipython_display_(self, **kwargs: Any) -> None:
+        self._outputs.show(self._repr_mimebundle_())
+
+    def _html(self) -> str:
+        with self._writing:
+            names = [name for name in self._charted if name in self._rates.ids] or self._rates.busiest(schema.SERIES)
+            depths, rates = self._rates.series(names)
+            notes = [f"{note['kernel']} {note['text']}" for note in self._notes(self._runtime.kernels)]
+            return dashboard_html(self._runtime.statistics(), notes, names, depths, rates, self._window)
+
+    # -- views: any thread ---------------------------------------------------------------------------------------------
+
+    def view_opened(self, view: comm.View) -> None:
+        with self._writing:
+            self._views.append(view)
+            self._snapshot = True
+            self._adapt()
+
+    def view_closed(self, view: comm.View) -> None:
+        with self._writing:
+            if view in self._views:
+                self._views.remove(view)
+            self._adapt()
+
+    def view_told(self, view: comm.View, message: schema.Message) -> None:
+        match message:
+            case schema.Received(number):
+                view.received = max(view.received, number)
+            case schema.Seen(visible):
+                with self._writing:
+                    if visible and not view.visible:
+                        self._snapshot = True
+                        view.received = self._number
+                    view.visible = visible
+                    if view not in self._views:  # it had been given up
+                        self._views.append(view)
+                    self._adapt()
+            case schema.Snapshot():
+                with self._writing:
+                    self._snapshot = True
+                    self._adapt()
+            case schema.Select(kernels):
+                self._selected = kernels
+                self._chosen_at = 0.0
+            case schema.Freeze(on):
+                if on:
+                    self._settle("frozen")
+                else:
+                    self.thaw()
+            case schema.Command(verb, kernel, request):
+                self._command(verb, kernel, request)
+            case schema.Hello():
+                raise schema.RefusedError("a view says hello once")
+
+    def _command(self, verb: str, kernel: str, request: str) -> None:
+        """Post it to the runtime; what becomes of it goes out with the next frame."""
+
+        def done(future: Future[Any]) -> None:
+            error = None if future.cancelled() else future.exception()
+            result(f"{type(error).__name__}: {error}" if error else "")
+
+        def result(error: str) -> None:
+            self._results.append({"request": request, "ok": not error, "text": error})
+
+        try:
+            self._runtime._post(_METHODS[verb], self._runtime, kernel).add_done_callback(done)
+        except PyDotComputeError as error:  # closed meanwhile
+            result(f"{type(error).__name__}: {error}")
+
+    # -- sampling ------------------------------------------------------------------------------------------------------
+
+    def _adapt(self) -> None:
+        """Listen to the sampler as fast as somebody looks, and not at all when nobody does."""
+        if self._status == "live":
+            now = time.monotonic()
+            self._views = [view for view in self._views if now - view.heard < GONE]
+            hz = self._hz if self._record or self._seen(now) else UNSEEN_HZ if self._views else 0.0
+            hz = min(hz, self._hz)
+        else:  # once more for the last picture, and for each view that comes later
+            hz = SETTLE_HZ if not self._settled.is_set() or (self._snapshot and self._views) else 0.0
+        if hz != self._listening:
+            self._listening = hz
+            if hz:
+                self._runtime.sampler.listen(self._take, hz)
+            else:
+                self._runtime.sampler.ignore(self._take)
+
+    def _seen(self, now: float) -> list[comm.View]:
+        """The views that somebody can see, also those whose messages wait for the end of a cell."""
+        held_up = self._frame is not None and (self._frame.notebook_lag or 0) > 1
+        return [view for view in self._views if view.visible and (held_up or now - view.heard < SILENT)]
+
+    def _take(self, frame: Frame) -> None:
+        """On the sampler's thread: the next frame."""
+        with self._writing:
+            if not self._settled.is_set():
+                self._frame = frame
+                self._rates.add(frame)
+            now = time.monotonic()
+            seen = self._seen(now)
+            if seen or self._status != "live":
+                # Nobody draws what is sent: slower, so that it does not pile up on the way.
+                late = seen and self._number - max(view.received for view in seen) > LATE * self._hz
+                if not late or now - self._sent_at >= 1:
+                    self._sent_at = now
+                    self._send_frame(now)
+            if self._status != "live" and not self._settled.is_set():
+                self._settled.set()
+                self._outputs.refresh(self._repr_mimebundle_())
+            self._adapt()
+
+    def _settle(self, status: schema.Status) -> None:
+        with self._writing:
+            if self._status == "live" or status == "closed" != self._status:
+                self._status = status
+                self._settled.clear()
+                self._listening = 0.0  # a runtime that closes has forgotten its listeners
+                self._adapt()
+
+    # -- sending: with the lock ----------------------------------------------------------------------------------------
+
+    def _send_frame(self, now: float) -> None:
+        rates, frame = self._rates, self._frame
+        assert frame is not None
+        if rates.ids != self._known_ids:
+            self._known_ids = rates.ids
+            self._roster += 1
+            full = True
+        else:
+            full = self._snapshot
+        self._number += 1
+        rows = rates.rows
+        columns = {
+            "state": rows["state"],
+            "version": rows["version"],
+            "depth": rows["queue_depth"],
+            "bound": rows["queue_size"],
+            "peak": rows["queue_peak"],
+            "rate": rates.rate,
+            "waitP50": rates.wait[0],
+            "waitP99": rates.wait[1],
+            "handleP50": rates.handle[0],
+            "handleP99": rates.handle[1],
+            "errors": rows["errors"],
+            "deadLetters": rows["dead_letters"],
+        }
+        total = float(rates.rate.sum()) if len(rates.ids) else 0.0
+        content = schema.frame_content(
+            number=self._number,
+            status=self._status,
+            moment=rates.moment,
+            points=POINTS,
+            step=rates.step,
+            roster=self._roster,
+            ids=rates.ids if full else None,
+            rate=total if total == total else None,  # NaN has no JSON
+            lag=frame.loop_lag,
+            notebook_lag=frame.notebook_lag,
+            dead_letters=frame.dead_letters,
+            notes=self._notes(self._runtime.kernels),
+            results=list(self._results),
+        )
+        buffers = [schema.pack(columns, len(rates.ids))]
+        if self._snapshot:
+            buffers.append(rates.history().tobytes())
+            self._snapshot = False
+        self._table.send(content, buffers)
+        if rates.moment != self._drawn:
+            self._drawn = rates.moment
+            self._draw(now)
+
+    def _notes(self, kernels: Any) -> list[dict[str, Any]]:
+        """What is wrong with single kernels, in words."""
+        failed: list[dict[str, Any]] = []
+        waits: list[dict[str, Any]] = []
+        for kernel in list(kernels.values()):
+            error = kernel.exception
+            if error is not None:
+                if len(failed) < NOTES:
+                    text = f"failed: {type(error).__name__}: {_shortened(str(error))}"
+                    failed.append(
+                        {"kernel": kernel.id, "kind": "failed", "text": text, "origin": kernel.definition.origin}
+                    )
+            elif kernel.state in _WORKING and len(waits) < NOTES and (waiting_for := kernel.waiting_for):
+                waits.append({"kernel": kernel.id, "kind": "waits", "text": f"waits for {waiting_for}", "origin": ""})
+        return failed + waits
+
+    def _draw(self, now: float) -> None:
+        """Show the selected kernels, or else the busiest, in the charts; each keeps its colour while it is shown."""
+        ids = self._rates.ids
+        if now - self._chosen_at > 5 or any(name not in ids for name in self._charted if name is not None):
+            self._chosen_at = now
+            chosen = [name for name in self._selected if name in ids] or self._rates.busiest(schema.SERIES)
+            kept: list[str | None] = [name if name in chosen else None for name in self._charted]
+            fresh = iter([name for name in chosen if name not in kept])
+            self._charted = [name if name is not None else next(fresh, None) for name in kept]
+        places = [i for i, name in enumerate(self._charted) if name is not None]
+        known = self._rates.series([name for name in self._charted if name is not None])
+        for chart, values in zip(self._charts, known, strict=True):
+            series = np.full((schema.SERIES, POINTS), np.nan, np.float32)
+            series[places] = values
+            chart.draw(self._charted, series)
+
+
+def _shortened(text: str, limit: int = 300) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,709 @@
+// The wire, as jupyter/schema.py describes it.
+const VERSION = 1;
+const TARGET = "pydotcompute.control";
+const COLUMNS = [
+  ["state", "u4"],
+  ["version", "u4"],
+  ["depth", "u4"],
+  ["bound", "u4"],
+  ["peak", "u4"],
+  ["rate", "f4"],
+  ["waitP50", "f4"],
+  ["waitP99", "f4"],
+  ["handleP50", "f4"],
+  ["handleP99", "f4"],
+  ["errors", "u4"],
+  ["deadLetters", "u4"],
+];
+const SERIES = 5;
+const STATES = ["CREATED", "LAUNCHED", "ACTIVE", "DEACTIVATED", "TERMINATING", "TERMINATED", "FAILED"];
+
+/** The columns of a frame by name, as typed arrays over its buffer. */
+function unpack(view) {
+  // A DataView of a message may start anywhere; typed arrays want multiples of four.
+  const bytes = view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength);
+  const kernels = bytes.byteLength / 4 / COLUMNS.length;
+  const columns = {};
+  COLUMNS.forEach(([name, kind], i) => {
+    const Words = kind === "f4" ? Float32Array : Uint32Array;
+    columns[name] = new Words(bytes, i * kernels * 4, kernels);
+  });
+  return columns;
+}
+
+// What the states look like: word, tone, shape on 10 by 10 units, what can be done.
+const RING = "M5 .7a4.3 4.3 0 1 0 0 8.6a4.3 4.3 0 1 0 0-8.6zm0 1.6a2.7 2.7 0 1 1 0 5.4a2.7 2.7 0 1 1 0-5.4z";
+const DISC = "M5 .5a4.5 4.5 0 1 0 0 9a4.5 4.5 0 1 0 0-9z";
+const BARS = "M1 1h3v8h-3zM6 1h3v8h-3z";
+const SQUARE = "M1 1h8v8h-8z";
+const TRIANGLE = "M5 .5l4.8 9h-9.6z";
+const PLAY = "M1.5 .5l8 4.5l-8 4.5z";
+const DOWN = "M0 3h10l-5 5.5z";
+const LOOK = {
+  CREATED: { word: "created", tone: "idle", shape: RING, verbs: [] },
+  LAUNCHED: { word: "launched", tone: "idle", shape: RING, verbs: ["stop"], hint: "waits for await runtime.activate(…)" },
+  ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "stop"] },
+  DEACTIVATED: { word: "paused", tone: "warn", shape: BARS, verbs: ["resume", "stop"], hint: "queues messages until it is resumed" },
+  TERMINATING: { word: "stopping", tone: "warn", shape: "M5 .5a4.5 4.5 0 1 0 0 9z", verbs: [], hint: "handles what is queued" },
+  TERMINATED: { word: "ended", tone: "idle", shape: SQUARE, verbs: [] },
+  FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: [] },
+};
+const VERBS = { pause: ["Pause", BARS], resume: ["Resume", PLAY], stop: ["Stop", SQUARE] };
+
+// -- words -------------------------------------------------------------------------------------------------------------
+
+const NUMBER = new Intl.NumberFormat("en");
+
+function count(n) {
+  return n < 1000 ? String(n) : NUMBER.format(n);
+}
+
+function perSecond(rate) {
+  if (Number.isNaN(rate)) return "–";
+  return rate === 0 ? "0" : rate < 9.95 ? rate.toFixed(1) : count(Math.round(rate));
+}
+
+/** [number, unit]: "2.1", "µs". */
+function duration(seconds) {
+  for (const [unit, scale] of [["µs", 1e6], ["ms", 1e3], ["s", 1]]) {
+    const value = seconds * scale;
+    if (value < 999.5 || unit === "s") return [value < 9.95 ? value.toFixed(1) : count(Math.round(value)), unit];
+  }
+}
+
+/** "88 / 412 µs": p50 and p99, one unit when it is the same. */
+function percentiles(p50, p99) {
+  if (Number.isNaN(p50)) return "–";
+  const [a, aUnit] = duration(p50);
+  const [b, bUnit] = duration(p99);
+  return aUnit === bUnit ? `${a} / ${b} ${bUnit}` : `${a} ${aUnit} / ${b} ${bUnit}`;
+}
+
+// -- DOM ---------------------------------------------------------------------------------------------------------------
+
+function h(tag, attributes = {}, ...children) {
+  const el = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
+  el.append(...children);
+  return el;
+}
+
+function svg(path, attributes = { viewBox: "0 0 10 10", "aria-hidden": "true" }) {
+  const el = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
+  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  shape.setAttribute("d", path);
+  el.append(shape);
+  return el;
+}
+
+/** A writer that touches the DOM only when the value has changed. */
+function field(write) {
+  let last;
+  return (value) => {
+    if (value !== last) write((last = value));
+  };
+}
+const text = (el) => field((value) => (el.textContent = value));
+const attribute = (el, name) => field((value) => (value === null ? el.removeAttribute(name) : el.setAttribute(name, value)));
+
+// -- the connection ----------------------------------------------------------------------------------------------------
+
+/**
+ * A comm of our own to the kernel, opened from here: its messages arrive while a cell blocks (see jupyter/comm.py).
+ * Returns send(message); `heard` gets each acknowledgement. Hosts that let nobody open comms get the widget's own.
+ */
+async function connect(model, signal, heard, lost) {
+  const manager = model.widget_manager;
+  const whole = (message) => ({ version: VERSION, ...message });
+  if (typeof manager?._create_comm !== "function") {
+    model.send(whole({ kind: "hello", widget: model.get("key") }));
+    return (message) => model.send(whole(message));
+  }
+  const comm = await manager._create_comm(TARGET, crypto.randomUUID?.() ?? `${Math.random()}`.slice(2));
+  // A message sent before the comm's subshell is up would wait for the cell that runs, and later ones overtake it.
+  const raw = comm.jsServicesComm;
+  if (raw?.subshellStarted && manager.kernel?.supportsSubshells !== false) {
+    await Promise.race([raw.subshellStarted.catch(() => {}), new Promise((resolve) => setTimeout(resolve, 3000))]);
+  }
+  comm.on_msg((message) => heard(message.content.data));
+  comm.on_close(() => lost());
+  comm.open(whole({ kind: "hello", widget: model.get("key") }));
+  const send = (message) => {
+    try {
+      comm.send(whole(message));
+    } catch {
+      lost(); // the kernel is gone
+    }
+  };
+  const close = () => {
+    try {
+      comm.close();
+    } catch {
+      // the kernel was gone before
+    }
+  };
+  if (signal.aborted) close();
+  else signal.addEventListener("abort", close);
+  return send;
+}
+
+// -- the view ----------------------------------------------------------------------------------------------------------
+
+const TITLES = [
+  ["id", "kernel", true],
+  ["state", "state", true],
+  ["depth", "queue (peak)", true],
+  ["spark", "rate", true],
+  ["rate", "msg/s"],
+  ["waitP99", "wait p50 / p99"],
+  ["handleP99", "handle p50 / p99"],
+  ["errors", "errors"],
+  ["deadLetters", "dead"],
+];
+const TIPS = {
+  depth: "messages in the mailbox; the pale bar and the number in brackets are the most there ever were",
+  spark: "messages handled per second, over the time of the charts",
+  rate: "messages handled per second",
+  waitP99: "time in the mailbox, of the last seconds",
+  handleP99: "time in the body, of the last seconds",
+  deadLetters: "dead letters: messages that were not handled",
+};
+const OVERSCAN = 3;
+
+function render({ model, el, ui }) {
+  const stop = new AbortController();
+  const { signal } = stop;
+  const on = (target, type, listener, options = {}) => target.addEventListener(type, listener, { signal, ...options });
+
+  // What is shown: the latest frame, and what the browser keeps besides.
+  let frame = null; // {content, columns}
+  let ids = [];
+  let roster = 0;
+  let sparks = []; // by kernel: Float32Array(points), point k at k % points
+  let moment = -1;
+  let order = []; // indices into ids, filtered and sorted
+  let sortedAt = 0;
+  let undrawn = false;
+  let skipped = 0;
+  let arrived = performance.now();
+  let acknowledged = 0;
+  let trouble = ""; // why there is no connection
+  let said = { text: "", bad: false };
+  let visible = false;
+  const asked = new Map(); // request: {verb, kernel}
+  const scope = `pdc-${Math.random().toString(36).slice(2)}`;
+
+  let send = () => {};
+
+  // -- the parts -------------------------------------------------------------------------------------------------------
+
+  const kpi = (label) => {
+    const term = h("small", {}, label);
+    const value = h("b");
+    const box = h("div", {}, value, term);
+    return { box, label: text(term), value: text(value), late: field((late) => box.classList.toggle("pdc-late", late)), hide: field((hide) => (box.hidden = hide)) };
+  };
+  const kernels = kpi("no kernels");
+  const rate = kpi("messages");
+  const lag = kpi("loop lag");
+  const dead = kpi("dead letters");
+  const freeze = h("button", { type: "button", "aria-pressed": "false", title: "keep this picture, here and in the saved notebook" }, "Freeze");
+  const filter = h("input", { type: "search", placeholder: "Filter by id or state", "aria-label": "Filter by id or state" });
+  filter.value = ui.filter;
+  const buttons = Object.entries(VERBS).map(([verb, [label, shape]]) => {
+    const button = h("button", { type: "button", "data-verb": verb }, svg(shape), label);
+    on(button, "click", () => command(verb));
+    return { verb, button, disabled: field((off) => (button.disabled = off)), title: attribute(button, "title") };
+  });
+  const say = h("div", { class: "pdc-say", role: "status" });
+  const titles = h("div", { class: "pdc-row pdc-titles", role: "row", "aria-rowindex": "1" });
+  const sorters = TITLES.map(([column, title, left]) => {
+    const cell = h("div", { role: "columnheader", "data-column": column, ...(left && { class: "pdc-left" }) });
+    const sortable = column === "spark" ? null : h("button", { type: "button", tabindex: "-1", title: `sort by ${title}${TIPS[column] ? `: ${TIPS[column]}` : ""}` }, title, svg(DOWN));
+    if (sortable) on(sortable, "click", () => sortBy(column));
+    cell.append(sortable ?? h("span", { title: TIPS[column] }, title));
+    titles.append(cell);
+    return [column, attribute(cell, "aria-sort")];
+  });
+  const body = h("div", { class: "pdc-body", role: "rowgroup" });
+  const grid = h("div", { class: "pdc-grid", role: "grid", tabindex: "0", "aria-label": "Ring kernels", "aria-multiselectable": "true" }, h("div", { role: "rowgroup" }, titles), body);
+  const empty = h("div", { class: "pdc-empty" });
+  const notes = h("div", { class: "pdc-notes", role: "list", tabindex: "0", "aria-label": "What is wrong" });
+  const liveWord = h("span");
+  const live = h("span", { class: "pdc-live", role: "status" }, svg(DISC), liveWord);
+  const selectedWord = h("span");
+  const frameWord = h("span");
+  const head = h("div", { class: "pdc-head" }, h("h2", {}, "Ring kernels"), h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box), freeze);
+  const bar = h("div", { class: "pdc-bar" }, filter, say, ...buttons.map(({ button }) => button));
+  const foot = h("div", { class: "pdc-foot" }, live, selectedWord, h("span", { class: "pdc-grow" }), frameWord);
+  // JupyterLab's single-key shortcuts are not meant for what is typed here.
+  const root = h("div", { class: "pdc", "data-lm-suppress-shortcuts": "true" }, head, bar, grid, empty, notes, foot);
+  el.append(root);
+  on(root, "keydown", (event) => event.stopPropagation());
+
+  const write = {
+    live: text(liveWord),
+    tone: attribute(live, "data-tone"),
+    selected: text(selectedWord),
+    frame: text(frameWord),
+    say: text(say),
+    sayTitle: attribute(say, "title"),
+    sayBad: field((bad) => say.classList.toggle("pdc-bad", bad)),
+    height: field((rows) => (body.style.height = `calc(${rows} * var(--pdc-row))`)),
+    rowCount: attribute(grid, "aria-rowcount"),
+    active: attribute(grid, "aria-activedescendant"),
+    frozen: attribute(freeze, "aria-pressed"),
+    freezeWord: text(freeze),
+    empty: field((html) => (empty.innerHTML = html)),
+    notes: field((json) => notes.replaceChildren(...JSON.parse(json).map(note))),
+  };
+
+  // -- rows: only those in sight are in the page -----------------------------------------------------------------------
+
+  const pool = [];
+
+  function row() {
+    const name = h("span");
+    const version = h("span", { class: "pdc-tag" });
+    const shape = svg("");
+    const word = h("span");
+    const state = h("div", { role: "gridcell", class: "pdc-left pdc-state" }, shape, word);
+    const peakBar = h("b");
+    const depthBar = h("b");
+    const depth = h("span");
+    const peak = h("small");
+    const queue = h("div", { role: "gridcell", class: "pdc-left pdc-queue" }, h("i", { "aria-hidden": "true" }, peakBar, depthBar), h("span", {}, depth, " ", peak));
+    const line = svg("", { viewBox: "0 0 84 18", preserveAspectRatio: "none", role: "img", "aria-label": "" });
+    const cell = (extra = {}) => h("div", { role: "gridcell", ...extra });
+    const id = cell({ class: "pdc-left pdc-id" });
+    id.append(name, version);
+    const spark = cell({ class: "pdc-left pdc-spark" });
+    spark.append(line);
+    const cells = { rate: cell(), wait: cell(), handle: cell(), errors: cell(), dead: cell() };
+    const node = h("div", { class: "pdc-row", role: "row" }, id, state, queue, spark, ...Object.values(cells));
+    body.append(node);
+    return {
+      node,
+      at: field((i) => {
+        node.style.transform = `translateY(calc(${i} * var(--pdc-row)))`;
+        node.setAttribute("aria-rowindex", String(i + 2));
+        node.id = `${scope}-${i}`;
+        node.dataset.at = i;
+      }),
+      show: field((show) => (node.hidden = !show)),
+      name: field((value) => {
+        name.textContent = value;
+        id.title = value;
+      }),
+      version: field((n) => {
+        version.textContent = `v${n}`;
+        version.hidden = n <= 1;
+      }),
+      state: field((code) => {
+        const look = LOOK[STATES[code]] ?? { word: `state ${code}`, tone: "idle", shape: RING };
+        word.textContent = look.word;
+        shape.firstChild.setAttribute("d", look.shape);
+        state.dataset.tone = look.tone;
+        state.title = look.hint ?? "";
+      }),
+      depth: text(depth),
+      peak: text(peak),
+      peakBar: field((part) => (peakBar.style.transform = `scaleX(${part})`)),
+      depthBar: field((part) => (depthBar.style.transform = `scaleX(${part})`)),
+      full: field((full) => queue.classList.toggle("pdc-full", full)),
+      queueTitle: attribute(queue, "title"),
+      line: attribute(line.firstChild, "d"),
+      lineLabel: attribute(line, "aria-label"),
+      rate: text(cells.rate),
+      wait: text(cells.wait),
+      handle: text(cells.handle),
+      errors: text(cells.errors),
+      bad: field((bad) => cells.errors.classList.toggle("pdc-bad", bad)),
+      dead: text(cells.dead),
+      selected: attribute(node, "aria-selected"),
+      cursor: field((at) => node.classList.toggle("pdc-at", at)),
+      sparkOf: field(() => {}),
+    };
+  }
+
+  function fill(line, i, at) {
+    const { columns, content } = frame;
+    const bound = columns.bound[i] || 1;
+    line.show(true);
+    line.at(at);
+    line.name(ids[i]);
+    line.version(columns.version[i]);
+    line.state(columns.state[i]);
+    line.depth(count(columns.depth[i]));
+    line.peak(`(${count(columns.peak[i])})`);
+    line.peakBar(Math.min(columns.peak[i] / bound, 1).toFixed(3));
+    line.depthBar(Math.min(columns.depth[i] / bound, 1).toFixed(3));
+    line.full(columns.depth[i] >= 0.9 * bound);
+    line.queueTitle(`${count(columns.depth[i])} of ${count(columns.bound[i])} queued, at most ${count(columns.peak[i])} so far`);
+    line.rate(perSecond(columns.rate[i]));
+    line.wait(percentiles(columns.waitP50[i], columns.waitP99[i]));
+    line.handle(percentiles(columns.handleP50[i], columns.handleP99[i]));
+    line.errors(count(columns.errors[i]));
+    line.bad(columns.errors[i] > 0);
+    line.dead(count(columns.deadLetters[i]));
+    line.selected(String(ui.selected.has(ids[i])));
+    line.cursor(ids[i] === ui.cursor);
+    const drawn = `${ids[i]} ${moment}`;
+    if (line.drawn !== drawn) {
+      line.drawn = drawn;
+      line.line(sparkPath(sparks[i]));
+      line.lineLabel(`rate over the last ${Math.round(content.points * content.step)} seconds, now ${perSecond(columns.rate[i])} messages a second`);
+    }
+  }
+
+  function sparkPath(values) {
+    const n = values.length;
+    let high = 1e-9;
+    for (const value of values) if (value > high) high = value;
+    let path = "";
+    let pen = "M";
+    for (let k = 1; k <= n; k += 2) {
+      const value = values[(moment + k) % n];
+      if (Number.isNaN(value)) {
+        pen = "M";
+        continue;
+      }
+      path += `${pen}${((k / n) * 84).toFixed(1)} ${(17 - (value / high) * 16).toFixed(1)}`;
+      pen = "L";
+    }
+    return path;
+  }
+
+  function note({ kernel, kind, text: what, origin }) {
+    const words = h("span", {}, `${kernel} ${what}`);
+    if (origin) words.append(h("small", {}, `  — ${origin}`));
+    return h("div", { role: "listitem", "data-kind": kind }, svg(kind === "failed" ? TRIANGLE : RING), words);
+  }
+
+  // -- drawing ---------------------------------------------------------------------------------------------------------
+
+  function rowHeight() {
+    return pool[0]?.node.offsetHeight || 28;
+  }
+
+  /** Which kernels are listed, and in what order. Values change all the time: the order only once a second. */
+  function arrange(now) {
+    sortedAt = now;
+    const { columns } = frame;
+    const wanted = ui.filter.trim().toLowerCase();
+    order = [];
+    for (let i = 0; i < ids.length; i++) {
+      const word = LOOK[STATES[columns.state[i]]]?.word ?? "";
+      if (!wanted || ids[i].toLowerCase().includes(wanted) || word.startsWith(wanted)) order.push(i);
+    }
+    const { column, down } = ui.sort;
+    if (column) {
+      const sign = down ? -1 : 1;
+      const values = columns[column];
+      const of = (i) => (Number.isNaN(values[i]) ? -1 : values[i]);
+      const compare = column === "id" ? (a, b) => ids[a].localeCompare(ids[b], "en", { numeric: true }) : (a, b) => of(a) - of(b);
+      order.sort((a, b) => sign * compare(a, b) || a - b);
+    }
+  }
+
+  function draw() {
+    undrawn = false;
+    if (signal.aborted) return;
+    drawStatus();
+    if (!frame) return;
+    const { content, columns } = frame;
+    const now = performance.now();
+    if (now - sortedAt > 1000) arrange(now);
+
+    const counts = new Map();
+    for (const state of columns.state) counts.set(state, (counts.get(state) ?? 0) + 1);
+    kernels.value(count(ids.length));
+    kernels.label([...counts].sort((a, b) => SHOWN.indexOf(a[0]) - SHOWN.indexOf(b[0])).map(([state, n]) => `${count(n)} ${LOOK[STATES[state]]?.word ?? state}`).join(" · ") || "no kernels");
+    rate.value(content.rate === null ? "–" : `${perSecond(content.rate)}/s`);
+    const lags = [["runtime", content.lag], ["notebook", content.notebookLag]].filter(([, value]) => value !== null);
+    lag.hide(!lags.length);
+    lag.value(lags.map(([, value]) => duration(value).join(" ")).join(" · "));
+    lag.label(`loop lag: ${lags.map(([name]) => name).join(" · ")}`);
+    lag.late((content.lag ?? 0) > 1);
+    dead.value(count(content.deadLetters));
+    dead.label(content.deadLetters === 1 ? "dead letter" : "dead letters");
+
+    const none = !order.length;
+    grid.hidden = none;
+    empty.hidden = !none;
+    if (none) write.empty(ids.length ? "<p>No kernel matches the filter.</p>" : EMPTY);
+    write.height(order.length);
+    write.rowCount(String(order.length + 1));
+    const height = rowHeight();
+    const first = Math.max(0, Math.floor(grid.scrollTop / height) - OVERSCAN);
+    const last = Math.min(order.length, Math.ceil((grid.scrollTop + grid.clientHeight) / height) + OVERSCAN);
+    const rows = none ? 0 : Math.max(last - first, Math.min(order.length, 16));
+    while (pool.length < rows) pool.push(row());
+    const used = new Set();
+    for (let at = first; at < Math.min(order.length, first + rows); at++) {
+      const line = pool[at % pool.length];
+      used.add(line);
+      fill(line, order[at], at);
+    }
+    for (const line of pool) if (!used.has(line)) line.show(false);
+    const cursor = order.findIndex((i) => ids[i] === ui.cursor);
+    write.active(cursor >= first && cursor < first + rows ? `${scope}-${cursor}` : null);
+
+    const chosen = selection();
+    write.selected(ids.length ? `${count(chosen.length)} of ${count(ids.length)} selected` : "");
+    for (const { verb, disabled, title } of buttons) {
+      const apt = chosen.filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
+      const off = content.status !== "live" || !!trouble || !apt.length;
+      disabled(off);
+      title(content.status !== "live" ? `the picture is ${content.status}` : !chosen.length ? `select the kernels to ${verb}` : apt.length ? `${verb} ${apt.length === 1 ? ids[apt[0]] : `${apt.length} kernels`}` : `none of the selected can be ${PAST[verb]}`);
+    }
+    notes.hidden = !content.notes.length;
+    write.notes(JSON.stringify(content.notes));
+    write.frozen(String(content.status === "frozen"));
+    write.freezeWord(content.status === "frozen" ? "Go on" : "Freeze");
+    freeze.disabled = content.status === "closed";
+    write.frame(`frame ${count(content.number)}${skipped ? ` · ${count(skipped)} not drawn` : ""}`);
+    for (const [column, sorted] of sorters) sorted(ui.sort.column === column ? (ui.sort.down ? "descending" : "ascending") : null);
+
+    if (visible && content.number > acknowledged && now - ackAt >= 1000) {
+      ackAt = now;
+      acknowledged = content.number;
+      send({ kind: "received", number: acknowledged });
+    }
+  }
+  let ackAt = 0;
+
+  function drawStatus() {
+    const status = frame?.content.status;
+    const age = (performance.now() - arrived) / 1000;
+    const [word, tone] = trouble
+      ? [trouble, "warn"]
+      : !frame
+        ? ["waiting for the first frame", "idle"]
+        : status === "frozen"
+          ? ["frozen", "warn"]
+          : status === "closed"
+            ? ["runtime closed", "warn"]
+            : age > 3
+              ? [`no frame for ${Math.round(age)} s: the kernel is busy or gone`, "warn"]
+              : ["live", "ok"];
+    write.live(word);
+    write.tone(tone);
+    write.say(said.text);
+    write.sayTitle(said.text || null);
+    write.sayBad(said.bad);
+  }
+
+  function redraw() {
+    if (undrawn) return;
+    undrawn = true;
+    requestAnimationFrame(draw);
+  }
+
+  // -- what the kernel says --------------------------------------------------------------------------------------------
+
+  function received(content, buffers) {
+    if (content.kind === "acknowledgement") return heard(content);
+    if (content.kind !== "frame") return;
+    if (content.version !== VERSION) {
+      trouble = `the kernel speaks version ${content.version} of the wire, this page ${VERSION}: reload the page`;
+      return redraw();
+    }
+    const columns = unpack(buffers[0]);
+    if (content.ids) adopt(content);
+    else if (content.roster !== roster) {
+      if (performance.now() - snapshotAt > 1000) {
+        snapshotAt = performance.now();
+        send({ kind: "snapshot" });
+      }
+      return;
+    }
+    if (buffers[1]) history(content, buffers[1]);
+    else extend(content, columns.rate);
+    if (undrawn && frame) skipped++;
+    if (!frame || frame.columns.state.length !== columns.state.length) sortedAt = -1e9;
+    frame = { content, columns };
+    arrived = performance.now();
+    for (const { request, ok, text: why } of content.results) {
+      const what = asked.get(request);
+      if (!what) continue;
+      asked.delete(request);
+      said = ok ? { text: `${what.kernel} ${PAST[what.verb]}`, bad: false } : { text: `${what.verb} ${what.kernel}: ${why}`, bad: true };
+    }
+    redraw();
+  }
+  let snapshotAt = -1e9;
+
+  function adopt(content) {
+    const former = new Map(ids.map((id, i) => [id, sparks[i]]));
+    ids = content.ids;
+    roster = content.roster;
+    sparks = ids.map((id) => former.get(id) ?? new Float32Array(content.points).fill(NaN));
+    sortedAt = -1e9;
+  }
+
+  function history({ points, moment: latest }, view) {
+    const values = new Float32Array(view.buffer.slice(view.byteOffset, view.byteOffset + view.byteLength));
+    moment = latest;
+    sparks.forEach((spark, i) => {
+      for (let k = 0; k < points; k++) spark[(latest + 1 + k) % points] = values[i * points + k];
+    });
+  }
+
+  /** Put the rates at their moment; a short hole gets the same, a long one stays open. */
+  function extend({ points, moment: latest, step }, rates) {
+    const hole = moment < 0 || (latest - moment) * step > 2.5;
+    for (let k = Math.max(moment, latest - points) + 1; k <= latest; k++) {
+      for (let i = 0; i < sparks.length; i++) sparks[i][k % points] = hole && k < latest ? NaN : rates[i];
+    }
+    moment = latest;
+  }
+
+  function heard(data) {
+    if (data?.refused) {
+      said = { text: data.refused, bad: true };
+      redraw();
+    }
+  }
+
+  // -- what the user does ----------------------------------------------------------------------------------------------
+
+  function selection() {
+    const chosen = [];
+    for (let i = 0; i < ids.length; i++) if (ui.selected.has(ids[i])) chosen.push(i);
+    return chosen;
+  }
+
+  function command(verb) {
+    const apt = selection().filter((i) => LOOK[STATES[frame.columns.state[i]]]?.verbs.includes(verb));
+    for (const i of apt) {
+      const request = crypto.randomUUID?.() ?? String(Math.random());
+      asked.set(request, { verb, kernel: ids[i] });
+      send({ kind: "command", verb, kernel: ids[i], request });
+    }
+    said = { text: apt.length === 1 ? `${verb} ${ids[apt[0]]} …` : `${verb} ${apt.length} kernels …`, bad: false };
+    redraw();
+  }
+
+  function select(chosen) {
+    ui.selected = new Set(chosen);
+    send({ kind: "select", kernels: [...ui.selected].slice(0, SERIES) });
+    redraw();
+  }
+
+  function sortBy(column) {
+    const numeric = column !== "id" && column !== "state";
+    if (ui.sort.column !== column) ui.sort = { column, down: numeric };
+    else if (ui.sort.down === numeric) ui.sort = { column, down: !numeric };
+    else ui.sort = { column: null, down: false };
+    sortedAt = -1e9;
+    redraw();
+  }
+
+  function pick(at, event) {
+    const id = ids[order[at]];
+    if (event.shiftKey && ui.cursor !== null) {
+      const from = Math.max(0, order.findIndex((i) => ids[i] === ui.cursor));
+      select(order.slice(Math.min(from, at), Math.max(from, at) + 1).map((i) => ids[i]));
+      return;
+    }
+    const was = ui.selected.has(id);
+    const more = event.ctrlKey || event.metaKey ? [...ui.selected].filter((other) => other !== id) : [];
+    ui.cursor = id;
+    select(was && (more.length || ui.selected.size === 1 || event.ctrlKey) ? more : [...more, id]);
+  }
+
+  on(body, "click", (event) => {
+    const at = event.target.closest(".pdc-row")?.dataset.at;
+    if (at !== undefined) pick(Number(at), event);
+  });
+  on(grid, "keydown", (event) => {
+    if (event.target !== grid || !order.length) return;
+    const at = order.findIndex((i) => ids[i] === ui.cursor);
+    const page = Math.max(1, Math.floor(grid.clientHeight / rowHeight()) - 2);
+    const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: order.length - 1 }[event.key];
+    if (to !== undefined) {
+      const next = Math.min(Math.max(to, 0), order.length - 1);
+      ui.cursor = ids[order[next]];
+      const height = rowHeight();
+      // The row of titles sticks to the top and covers what lies below it.
+      const top = next * height;
+      if (top < grid.scrollTop) grid.scrollTop = top;
+      else if (top + 2 * height > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + 2 * height - grid.clientHeight;
+      redraw();
+    } else if ((event.key === " " || event.key === "Enter") && at >= 0) {
+      pick(at, { ctrlKey: true });
+    } else if (event.key === "Escape") {
+      select([]);
+    } else return;
+    event.preventDefault();
+  });
+  on(grid, "focus", () => {
+    if (ui.cursor === null && order.length) ui.cursor = ids[order[0]];
+    redraw();
+  });
+  on(grid, "scroll", redraw, { passive: true });
+  on(filter, "input", () => {
+    ui.filter = filter.value;
+    sortedAt = -1e9;
+    grid.scrollTop = 0;
+    redraw();
+  });
+  on(freeze, "click", () => send({ kind: "freeze", on: frame?.content.status !== "frozen" }));
+
+  // -- whether anybody can see it --------------------------------------------------------------------------------------
+
+  let inSight = false;
+  function look() {
+    const now = inSight && document.visibilityState === "visible";
+    if (now === visible) return;
+    visible = now;
+    send({ kind: "seen", visible });
+  }
+  const sight = new IntersectionObserver((entries) => {
+    inSight = entries.at(-1).isIntersecting;
+    look();
+  });
+  on(document, "visibilitychange", look);
+
+  // -- life ------------------------------------------------------------------------------------------------------------
+
+  model.on("msg:custom", received);
+  const pulse = setInterval(() => {
+    if (!visible) return;
+    if (performance.now() - arrived > 5000) send({ kind: "seen", visible }); // for a kernel that had given this view up
+    redraw(); // the age of the picture
+  }, 1000);
+  connect(model, signal, heard, () => {
+    trouble = "no connection to the kernel: run the cell again";
+    redraw();
+  }).then((connected) => {
+    send = connected;
+    if (ui.selected.size) select(ui.selected);
+    sight.observe(root);
+  }, (error) => {
+    trouble = `no connection to the kernel: ${error.message}`;
+    redraw();
+  });
+  redraw();
+
+  return () => {
+    stop.abort();
+    model.off("msg:custom", received);
+    sight.disconnect();
+    clearInterval(pulse);
+  };
+}
+
+const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) => STATES.indexOf(state));
+const PAST = { pause: "paused", resume: "resumed", stop: "stopped" };
+const EMPTY =
+  "<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch(\"name\")</code>" +
+  " &ensp;or define one in a cell: <code>%%ring_kernel name</code></p>";
+
+/** One per widget: what its views have in common lives here, so that a view drawn anew goes on where it was. */
+export default () => {
+  const ui = { filter: "", sort: { column: null, down: false }, selected: new Set(), cursor: null };
+  return { render: ({ model, el }) => render({ model, el, ui }) };
+};

@@ -1,0 +1,142 @@
+"""Statistics as static HTML for notebooks and saved pages: inline styles only, colours that follow the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+
+from .counters import KernelStatistics, RuntimeStatistics
+
+STATE_WORDS = {
+    "CREATED": "created",
+    "LAUNCHED": "launched",
+    "ACTIVE": "active",
+    "DEACTIVATED": "paused",
+    "TERMINATING": "stopping",
+    "TERMINATED": "ended",
+    "FAILED": "failed",
+}
+"""What the states are called where users look."""
+
+# A colour mixed with that of the text is readable on light and dark pages alike.
+_GREEN, _AMBER, _RED, _GREY = (
+    f"color-mix(in srgb, {colour} 70%, currentColor)" for colour in ("#1a7f37", "#b87a00", "#d1242f", "#808890")
+)
+_INK2 = "color-mix(in srgb, currentColor 72%, transparent)"
+_LINE = "1px solid color-mix(in srgb, currentColor 15%, transparent)"
+
+_RING = "M5 .7a4.3 4.3 0 1 0 0 8.6a4.3 4.3 0 1 0 0-8.6zm0 1.6a2.7 2.7 0 1 1 0 5.4a2.7 2.7 0 1 1 0-5.4z"
+_SHAPES = {  # on 10 by 10 units
+    "CREATED": (_GREY, _RING),
+    "LAUNCHED": (_GREY, _RING),
+    "ACTIVE": (_GREEN, "M5 .5a4.5 4.5 0 1 0 0 9a4.5 4.5 0 1 0 0-9z"),
+    "DEACTIVATED": (_AMBER, "M1 1h3v8h-3zM6 1h3v8h-3z"),
+    "TERMINATING": (_AMBER, "M5 .5a4.5 4.5 0 1 0 0 9z"),
+    "TERMINATED": (_GREY, "M1 1h8v8h-8z"),
+    "FAILED": (_RED, "M5 .5l4.8 9h-9.6z"),
+}
+
+_CELL = f"padding:3px 10px;text-align:right;border:0;border-bottom:{_LINE};white-space:nowrap"
+_LEFT = _CELL.replace("right", "left")
+_COLUMNS = (
+    "kernel",
+    "state",
+    "queue",
+    "peak",
+    "received",
+    "processed",
+    "replied",
+    "wait p50 / p99",
+    "handle p50 / p99",
+    "errors",
+    "dropped",
+    "dead letters",
+)
+
+
+def runtime_html(statistics: RuntimeStatistics, limit: int = 100) -> str:
+    """All kernels of a runtime as a table of at most `limit` rows, below a line about the runtime itself."""
+    kernels = list(statistics.kernels.values())
+    counts: dict[str, int] = {}
+    for kernel in kernels:
+        counts[kernel.state] = counts.get(kernel.state, 0) + 1
+    states = " · ".join(f"{counts[state]:,} {word}" for state, word in STATE_WORDS.items() if state in counts)
+    head = f"<b>{_plural(len(kernels), 'ring kernel')}</b>"
+    if states:
+        head += f" &ensp;<span style='color:{_INK2}'>{states}</span>"
+    lags = (("runtime", statistics.loop_lag), ("notebook", statistics.notebook_lag))
+    if known := [f"{name} {duration(lag)}" for name, lag in lags if lag is not None]:
+        head += f" &ensp;<span style='color:{_INK2}'>loop lag: {' · '.join(known)}</span>"
+    if statistics.dead_letters:
+        head += f" &ensp;<span style='color:{_INK2}'>{_plural(statistics.dead_letters, 'dead letter')}</span>"
+    left_out = max(len(kernels) - limit, 0)
+    foot = f"<div style='padding:4px 10px;color:{_INK2}'>and {left_out:,} more</div>" if left_out else ""
+    table = kernels_html(kernels[:limit]) if kernels else ""
+    return f"<div style='{_BLOCK}'><div style='padding:4px 10px'>{head}</div>{table}{foot}</div>"
+
+
+def kernels_html(kernels: Iterable[KernelStatistics]) -> str:
+    """A table with one row for each of these kernels."""
+    head = "".join(
+        f"<th scope='col' style='{_LEFT if i < 2 else _CELL};font-size:11px;font-weight:600;color:{_INK2}'>{name}</th>"
+        for i, name in enumerate(_COLUMNS)
+    )
+    rows = "".join(f"<tr style='background:none'>{_row(kernel)}</tr>" for kernel in kernels)
+    table = f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody>"
+    return (
+        f"<div style='{_BLOCK};overflow-x:auto'><table style='border-collapse:collapse;border:0;margin:0;"
+        f"font-size:13px;font-variant-numeric:tabular-nums'>{table}</table></div>"
+    )
+
+
+_BLOCK = "color:var(--jp-content-font-color1,inherit);font:13px/1.4 var(--jp-ui-font-family,system-ui,sans-serif)"
+
+
+def _row(kernel: KernelStatistics) -> str:
+    colour, shape = _SHAPES[kernel.state]
+    icon = f"<svg {_ICON}><path d='{shape}'/></svg>"
+    version = f" <span style='{_TAG}'>v{kernel.version}</span>" if kernel.version > 1 else ""
+    waiting = f" <span style='color:{_INK2}'>waiting for {escape(kernel.waiting_for)}</span>"
+    cells = [
+        f"<th scope='row' style='{_LEFT};font-weight:400'>{escape(kernel.kernel_id)}{version}</th>",
+        f"<td style='{_LEFT}'><span style='color:{colour}'>{icon}{STATE_WORDS[kernel.state]}</span>"
+        f"{waiting if kernel.waiting_for else ''}</td>",
+    ]
+    errors = f"<span style='color:{_RED}'>{kernel.errors:,}</span>" if kernel.errors else "0"
+    for text in (
+        f"{kernel.queue_depth:,} of {kernel.queue_size:,}",
+        f"{kernel.queue_peak:,}",
+        f"{kernel.received:,}",
+        f"{kernel.processed:,}",
+        f"{kernel.replied:,}",
+        f"{duration(kernel.wait_p50)} / {duration(kernel.wait_p99)}",
+        f"{duration(kernel.handle_p50)} / {duration(kernel.handle_p99)}",
+        errors,
+        f"{kernel.dropped:,}",
+        f"{kernel.dead_letters:,}",
+    ):
+        cells.append(f"<td style='{_CELL}'>{text}</td>")
+    return "".join(cells)
+
+
+_ICON = (
+    "width='10' height='10' viewBox='0 0 10 10' aria-hidden='true' "
+    "style='fill:currentColor;margin-right:6px;vertical-align:-1px;display:inline'"
+)
+_TAG = f"border:{_LINE};border-radius:4px;padding:0 5px;margin-left:4px;font-size:11px;color:{_INK2}"
+
+
+def duration(seconds: float) -> str:
+    """Two significant digits with a unit: ``"88 µs"``; a dash for NaN."""
+    if math.isnan(seconds):
+        return "–"
+    for unit, scale in (("ns", 1e9), ("µs", 1e6), ("ms", 1e3)):
+        value = seconds * scale
+        if value < 999.5:
+            return f"{value:.1f} {unit}" if 0 < value < 9.95 and unit != "ns" else f"{value:.0f} {unit}"
+    return f"{seconds:.1f} s" if seconds < 99.95 else f"{seconds:,.0f} s"
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" if n == 1 else f"{n:,} {noun}s"
