@@ -623,14 +623,14 @@ class RingKernelRuntime:
             return await self._hop(self.receive, kernel_id, timeout)
         kernel = self._find(kernel_id)
         checked_timeout(timeout)
-        out = kernel._out
+        out, begun, left = kernel._out, clock(), timeout
         while (entry := out.pull()) is None:
             if out.closed is not None:
                 raise out.closed()
             wait = kernel._scheduler.wait()
             out.join(wait)
             try:
-                await (wait if timeout is None else kernel._scheduler.within(wait, timeout))
+                await (wait if left is None else kernel._scheduler.within(wait, left))
             except QueueTimeoutError:
                 out.leave(wait)
                 raise QueueTimeoutError(
@@ -639,6 +639,8 @@ class RingKernelRuntime:
             except BaseException:
                 out.leave(wait)
                 raise
+            if timeout is not None:  # another receiver may have been quicker
+                left = max(timeout - (clock() - begun) / 1e9, 0)
         kernel._marker = None  # fewer replies are unread
         return entry[0]
 
