@@ -249,6 +249,7 @@ class RingKernel:
         "__weakref__",
         "_abandoned",
         "_aside",
+        "_aside_limit",
         "_box",
         "_ctx",
         "_dead_letters",
@@ -297,6 +298,7 @@ class RingKernel:
         self._aside: dict[Any, list[Wait]] | None = (
             None  # asks whose message went out of hand unanswered, by message id
         )
+        self._aside_limit = 1024
         self._task: asyncio.Task[Any] | None = None
         self._successor: RingKernelDefinition | None = None
         self._abandoned = False
@@ -622,10 +624,13 @@ class RingKernel:
             self._aside = {}
         key = getattr(ctx._msg, "message_id", None)
         # A message without an id cannot be named: it stays listed so that its ask fails when the kernel ends.
-        self._aside.setdefault(id(sink) if key is None else key, []).append(sink)
-        if not len(self._aside) % 1024:  # those that timed out are kept for a while, to know a late reply
+        same = self._aside.setdefault(id(sink) if key is None else key, [])
+        same.append(sink)
+        if max(len(self._aside), len(same)) > self._aside_limit:
+            # Those that timed out are kept for a while, to know a late reply.
             kept = {k: [s for s in sinks if s.state <= AWAITED] for k, sinks in self._aside.items()}
             self._aside = {k: sinks for k, sinks in kept.items() if sinks}
+            self._aside_limit = max(1024, 2 * sum(map(len, self._aside.values())))
 
     def _correlated(self, ctx: KernelContext[Any, Any], correlation: Any) -> Wait | None:
         """The ask that a reply names by its correlation_id."""
@@ -637,9 +642,10 @@ class RingKernel:
         sinks = (self._aside or {}).get(correlation)
         if not sinks:
             return None
-        if sinks[0].state > AWAITED:
+        sink = next((sink for sink in sinks if sink.state <= AWAITED), None)
+        if sink is None:
             return sinks[0]
-        sink = sinks.pop(0)
+        sinks.remove(sink)
         if not sinks:
             assert self._aside is not None
             del self._aside[correlation]
