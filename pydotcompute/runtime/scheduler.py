@@ -130,6 +130,8 @@ class Scheduler:
         leave_task(self.loop, task)
         try:
             wait._context.run(wait._wakeup, wait)
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.loop.call_soon(_leave_loop, error)  # as from a step of its own; the present task goes on
         finally:
             enter_task(self.loop, task)
             self._depth -= 1
@@ -161,3 +163,7 @@ class Scheduler:
             del starts[wait]
             wait.fail(QueueTimeoutError(f"nothing came within {seconds:g} s"))
         del self._deadlines[seconds]
+
+
+def _leave_loop(error: BaseException) -> None:
+    raise error
