@@ -623,10 +623,11 @@ class RingKernelRuntime:
             return await self._hop(self.receive, kernel_id, timeout)
         kernel = self._find(kernel_id)
         checked_timeout(timeout)
-        out, begun, left = kernel._out, clock(), timeout
+        out, begun, left = kernel._out, 0, timeout
         while (entry := out.pull()) is None:
             if out.closed is not None:
                 raise out.closed()
+            begun = begun or clock()
             wait = kernel._scheduler.wait()
             out.join(wait)
             try:
