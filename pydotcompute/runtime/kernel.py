@@ -685,7 +685,7 @@ class RingKernel:
                 self.version,
                 box.capacity,
                 depth,
-                box.peak,
+                max(box.peak, depth),
                 len(out.plain),
                 processed + self._unfinished + (ctx._start > 0) + depth + box.unhandled,
                 processed,
