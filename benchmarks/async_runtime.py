@@ -253,6 +253,7 @@ def import_times(code: str) -> float:
     script = f"import time; t = time.perf_counter()\n{code}\nprint(time.perf_counter() - t)"
     root = str(Path(__file__).resolve().parent.parent)
     env = {**os.environ, "PYTHONPATH": root + os.pathsep + os.environ.get("PYTHONPATH", "")}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # the first run compiles, for both sides
     runs = [
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=env)
         for _ in range(5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import math
 import operator
 from collections.abc import Sequence
@@ -128,6 +127,8 @@ class UnifiedBuffer:
         return f"UnifiedBuffer(shape={self.shape}, dtype={self.dtype}, {_human_size(self.nbytes)}, newest: host)"
 
     def _repr_html_(self) -> str:
+        from html import escape  # only where somebody looks
+
         rows = {
             "shape": str(self.shape),
             "dtype": str(self.dtype),
@@ -135,7 +136,7 @@ class UnifiedBuffer:
             "newest copy": "host, which the device shares",
         }
         cells = "".join(
-            f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{html.escape(value)}</td></tr>'
+            f'<tr><th style="text-align:left">{name}</th><td style="text-align:left">{escape(value)}</td></tr>'
             for name, value in rows.items()
         )
         return f'<table aria-label="UnifiedBuffer"><tbody>{cells}</tbody></table>'
