@@ -297,7 +297,7 @@ def checked_priority(priority: Any, msg: Any) -> int:
         return priority
     try:
         number = priority.__index__()
-    except AttributeError:
+    except (AttributeError, TypeError):  # arrays have the method, but only some can use it
         number = -1
     if isinstance(priority, bool) or not 0 <= number <= 255:
         raise PriorityError(f"priority must be an integer from 0 to 255, not {priority!r} (of {type(msg).__name__})")

@@ -454,7 +454,8 @@ class RingKernelRuntime:
         plain = box.plain
         n = len(plain)
         try:
-            fits = n < box.room and message.priority == DEFAULT_PRIORITY
+            # Python has one 128; whatever only equals it (128.0, an array) is looked at on the general way.
+            fits = n < box.room and message.priority is DEFAULT_PRIORITY
         except AttributeError:
             fits = False
         if fits:
@@ -481,7 +482,7 @@ class RingKernelRuntime:
                 if not isinstance(message, kernel._input_types):
                     kernel._admit_input(message)
         try:
-            usual = not any([m.priority != DEFAULT_PRIORITY for m in messages])  # noqa: C419 - a generator is slower
+            usual = not any([m.priority is not DEFAULT_PRIORITY for m in messages])  # noqa: C419 - a generator is slower
         except AttributeError:
             usual = False
         if not usual:
@@ -527,7 +528,7 @@ class RingKernelRuntime:
         wait = scheduler._wait_type()
         wait.state = NEW
         try:
-            fits = n < box.room and message.priority == DEFAULT_PRIORITY
+            fits = n < box.room and message.priority is DEFAULT_PRIORITY
         except AttributeError:
             fits = False
         try:
