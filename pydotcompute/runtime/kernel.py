@@ -450,9 +450,20 @@ class RingKernel:
         """Run the body of the present definition in a task of its own."""
         definition = self.definition
         self._ctx = KernelContext(self, self._ctx)
-        context = definition.context.copy() if definition.context is not None else contextvars.copy_context()
-        self._task = self._scheduler.loop.create_task(definition.body(self._ctx), name=self.id, context=context)
+        body = definition.body(self._ctx)
+        if definition.context is not None:
+            context, body = definition.context.copy(), self._contained(body)
+        else:
+            context = contextvars.copy_context()
+        self._task = self._scheduler.loop.create_task(body, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
+
+    async def _contained(self, body: Coroutine[Any, Any, Any]) -> None:
+        """A body in a notebook: an exit in it ends the kernel, and not the loop and the notebook with it."""
+        try:
+            await body
+        except (SystemExit, KeyboardInterrupt) as error:
+            self.exception = error
 
     def _replace(self, definition: RingKernelDefinition) -> None:
         """Let a new definition take over when the message in hand is done."""
@@ -478,8 +489,11 @@ class RingKernel:
     def _ended(self, task: asyncio.Task[Any]) -> None:
         """The body has returned, raised, or was stopped or cancelled."""
         ctx = self._ctx
-        failure = None if task.cancelled() else task.exception()
+        failure = None if task.cancelled() else task.exception() or self.exception
         if failure is not None:
+            trace = failure.__traceback__
+            if trace is not None and trace.tb_frame.f_code is RingKernel._contained.__code__:
+                failure.__traceback__ = trace.tb_next  # from the user's body on
             self.exception = failure
             self._errors += 1
         if ctx._start:
