@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
-import logging
 import re
 import shlex
 import sys
@@ -29,12 +28,14 @@ from IPython.core.magic import (
 from IPython.display import display
 from IPython.utils.text import DollarFormatter
 
-from ..exceptions import KernelStateError, PyDotComputeError
+from ..exceptions import KernelStateError
 from ..origin import current_cell
 from ..runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime, define, definitions
 from ..runtime.lifecycle import allowed
 from ..runtime.mailbox import STRATEGIES
+from . import interrupts, reports
 from .notebook import at_once, choose_loop, finish, notebook_runtime
+from .reports import one_line_errors, written
 
 
 class _Parser(argparse.ArgumentParser):
@@ -159,7 +160,7 @@ class RingMagics(Magics):
         versions = {kernel.id: kernel.version for kernel in runtime.kernels.values()}
         exec(code, namespace)
         function = namespace[name]
-        with _one_line_errors():
+        with one_line_errors():
             given = {
                 "queue_size": options.queue_size,
                 "backpressure": options.backpressure,
@@ -258,7 +259,7 @@ class RingMagics(Magics):
         options = COMMANDS[name or "status"].read(_expanded(rest, names))
         if name in ("send", "ask"):
             options.message = self._value(expression, names, COMMANDS[name])
-        with _one_line_errors():
+        with one_line_errors():
             command: Callable[[RingKernelRuntime, argparse.Namespace], Any] = getattr(self, f"_{name or 'status'}")
             return command(notebook_runtime(), options)
 
@@ -340,7 +341,7 @@ class RingMagics(Magics):
         chosen = [runtime[kernel_id] for kernel_id in options.kernel_ids]
         for kernel in chosen:
             if kernel.state not in states:
-                possible = " or ".join(_written(step, kernel.id) for step in allowed(kernel.state))
+                possible = " or ".join(written(step, kernel.id) for step in allowed(kernel.state))
                 hint = f"possible now: {possible}" if possible else "wait until it has ended"
                 raise KernelStateError(f"cannot {verb} {kernel.id!r}: it is {kernel.state}; {hint}")
         return chosen
@@ -380,14 +381,6 @@ class RingMagics(Magics):
 _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
 
 
-def _written(verb: str, kernel_id: str) -> str:
-    """How a notebook writes a step of a kernel's life."""
-    if verb == "activate":
-        return f"await runtime.activate({kernel_id!r})"
-    magic = {"launch": "restart", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}[verb]
-    return f"%ring {magic} {shlex.quote(kernel_id)}"
-
-
 def _cell_number() -> int:
     cell = current_cell()
     return cell.number if cell is not None else 0
@@ -408,40 +401,6 @@ def _expanded(text: str, names: dict[str, Any]) -> str:
         return str(DollarFormatter().vformat(text, [], names))
     except Exception:  # noqa: BLE001 - as IPython does it: what is no expression stays as it is
         return text
-
-
-class _one_line_errors:  # noqa: N801 - used like a function
-    """Errors of the package say what to do: let the notebook show that alone, without any frames."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PyDotComputeError | ModuleNotFoundError):
-            text = f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"
-            vars(error)["_render_traceback_"] = lambda: [text]  # IPython asks for it
-
-
-class CrashReport(logging.Handler):
-    """Shows why a kernel failed the way that the notebook shows errors, below the cell that defines the kernel.
-
-    The runtime logs a crash in the context of that cell, so that `sys.stderr` leads there.
-    """
-
-    def __init__(self, shell: InteractiveShell) -> None:
-        super().__init__(logging.WARNING)
-        self._shell = shell
-
-    def emit(self, record: logging.LogRecord) -> None:
-        lines = [record.getMessage()]
-        if record.exc_info and record.exc_info[1] is not None:
-            lines += self._shell.InteractiveTB.structured_traceback(*record.exc_info, tb_offset=0)
-        if kernel_id := getattr(record, "failed_kernel", None):
-            lines.append(f"To go on, correct its cell and run it again, or: {_written('launch', kernel_id)}")
-        print("\n".join(lines), file=sys.stderr)  # noqa: T201
-
-
-log = logging.getLogger("pydotcompute")
 
 
 _MAGIC_LINE = re.compile(r"(?:.*=)?\s*(%ring|%%ring_kernel)\s+(.*)", re.DOTALL)
@@ -490,8 +449,8 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(RingMagics)
     if complete_ring not in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.append(complete_ring)
-    if not any(isinstance(handler, CrashReport) for handler in log.handlers):
-        log.addHandler(CrashReport(shell))
+    reports.load(shell)
+    interrupts.load()
     notebook_runtime()
 
 
@@ -499,7 +458,7 @@ def unload(shell: InteractiveShell) -> None:
     """Take the magics and the completer away; kernels go on."""
     shell.magics_manager.magics["cell"].pop("ring_kernel", None)
     shell.magics_manager.magics["line"].pop("ring", None)
-    for handler in [handler for handler in log.handlers if isinstance(handler, CrashReport)]:
-        log.removeHandler(handler)
+    reports.unload(shell)
+    interrupts.unload()
     if complete_ring in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(complete_ring)

@@ -29,7 +29,7 @@ def notebook_runtime() -> RingKernelRuntime:
     if isinstance(runtime, RingKernelRuntime) and not runtime.closed:
         return runtime
     if _made is None or _made.closed:
-        _made = RingKernelRuntime("auto" if _made is None else _made.loop_mode)
+        _made = RingKernelRuntime("thread" if _made is None else _made.loop_mode)
     if not isinstance(runtime, RingKernelRuntime | None):
         print(f"the variable {NAME!r} was {runtime!r}; now it is the runtime of the ring kernels")  # noqa: T201
     namespace[NAME] = _made

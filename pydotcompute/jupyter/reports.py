@@ -1,0 +1,101 @@
+"""How a notebook shows that something went wrong."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import sys
+from asyncio import CancelledError
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+
+from ..exceptions import PyDotComputeError
+
+log = logging.getLogger("pydotcompute")
+
+_OURS = (PyDotComputeError, CancelledError)  # the latter ends a cell that is interrupted while it awaits
+_PACKAGE = str(Path(__file__).parents[1])
+
+
+def written(verb: str, kernel_id: str) -> str:
+    """How a notebook writes a step of a kernel's life."""
+    if verb == "activate":
+        return f"await runtime.activate({kernel_id!r})"
+    magic = {"launch": "restart", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}[verb]
+    return f"%ring {magic} {shlex.quote(kernel_id)}"
+
+
+class one_line_errors:  # noqa: N801 - used like a function
+    """Lets the notebook show an error of the package, which says what to do, alone and without any frames."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, PyDotComputeError | ModuleNotFoundError):
+            show_as(error, [f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"])
+
+
+def show_as(error: BaseException, lines: list[str]) -> None:
+    """Let IPython show an error like this; its class stays, so that a cell can catch it."""
+    vars(error)["_render_traceback_"] = lambda: lines
+
+
+def show_up_to_the_cell(
+    shell: InteractiveShell, kind: type, error: BaseException, trace: TracebackType, tb_offset: int | None = None
+) -> None:
+    """Show an error without the frames in which it left the package; IPython calls it."""
+    if not hasattr(error, "_render_traceback_"):
+        show_as(error, shell.InteractiveTB.structured_traceback(kind, error, without_our_end(trace), tb_offset))
+    shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+
+
+def without_our_end(trace: TracebackType) -> TracebackType | None:
+    """A traceback up to the last line that is not of this package; all of it when every line is."""
+    steps = [trace]
+    while (step := steps[-1].tb_next) is not None:
+        steps.append(step)
+    while steps and steps[-1].tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        steps.pop()
+    kept: TracebackType | None = None
+    for step in reversed(steps):
+        kept = TracebackType(kept, step.tb_frame, step.tb_lasti, step.tb_lineno)
+    return kept or trace
+
+
+class CrashReport(logging.Handler):
+    """Shows why a kernel failed the way that the notebook shows errors, below the cell that defines the kernel.
+
+    The runtime logs a crash in the context of that cell, so that `sys.stderr` leads there.
+    """
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        super().__init__(logging.WARNING)
+        self._shell = shell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        lines = [record.getMessage()]
+        if record.exc_info and record.exc_info[1] is not None:
+            lines += self._shell.InteractiveTB.structured_traceback(*record.exc_info, tb_offset=0)
+        if kernel_id := getattr(record, "failed_kernel", None):
+            lines.append(f"To go on, correct its cell and run it again, or: {written('launch', kernel_id)}")
+        print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+
+def load(shell: InteractiveShell) -> None:
+    """Show crashes of kernels and errors of the package in this shell."""
+    if not any(isinstance(handler, CrashReport) for handler in log.handlers):
+        log.addHandler(CrashReport(shell))
+    if not shell.custom_exceptions:  # else they are shown as the user wants it
+        shell.set_custom_exc(_OURS, show_up_to_the_cell)  # type: ignore[no-untyped-call]
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Undo `load`."""
+    for handler in [handler for handler in log.handlers if isinstance(handler, CrashReport)]:
+        log.removeHandler(handler)
+    if shell.custom_exceptions == _OURS:
+        shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
