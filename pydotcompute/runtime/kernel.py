@@ -154,15 +154,18 @@ def definitions() -> dict[str, RingKernelDefinition]:
     return dict(_definitions)
 
 
-def define(definition: RingKernelDefinition) -> RingKernelDefinition:
-    """Register a definition; kernels that run the former one of that id get the new body between two messages."""
+def define(definition: RingKernelDefinition, stacklevel: int = 3) -> RingKernelDefinition:
+    """Register a definition; kernels that run the former one of that id get the new body between two messages.
+
+    A warning that another place owns the id points to where `stacklevel` says, as that of `warnings.warn`.
+    """
     former = _definitions.get(definition.kernel_id)
     if former is not None and _owned_elsewhere(former, definition):
         warnings.warn(
             f"ring kernel {definition.kernel_id!r} of {former.origin} is replaced by the one of {definition.origin}; "
             f"give one of them another kernel_id if both are wanted",
             KernelRedefinedWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     _definitions[definition.kernel_id] = definition
     if former is not None:
@@ -233,7 +236,8 @@ def ring_kernel(
                 backpressure=backpressure,
                 state=state,
                 scope=scope,
-            )
+            ),
+            stacklevel=4 if callable(kernel_id) else 3,
         )
 
     return decorate(kernel_id) if callable(kernel_id) else decorate
