@@ -97,9 +97,10 @@ def _row(kernel: KernelStatistics) -> str:
     colour, shape = _SHAPES[kernel.state]
     icon = f"<svg {_ICON}><path d='{shape}'/></svg>"
     version = f" <span style='{_TAG}'>v{kernel.version}</span>" if kernel.version > 1 else ""
-    waiting = f" <span style='color:{_INK2}'>waiting for {escape(kernel.waiting_for)}</span>"
+    waiting = f" <span style='color:{_INK2}'>waiting: {escape(kernel.waiting_for)}</span>"
     cells = [
-        f"<th scope='row' style='{_LEFT};font-weight:400'>{escape(kernel.kernel_id)}{version}</th>",
+        f"<th scope='row' style='{_LEFT};font-weight:400'><span style='{_ID}' title='{escape(kernel.kernel_id)}'>"
+        f"{escape(kernel.kernel_id)}</span>{version}</th>",
         f"<td style='{_LEFT}'><span style='color:{colour}'>{icon}{STATE_WORDS[kernel.state]}</span>"
         f"{waiting if kernel.waiting_for else ''}</td>",
     ]
@@ -124,6 +125,7 @@ _ICON = (
     "width='10' height='10' viewBox='0 0 10 10' aria-hidden='true' "
     "style='fill:currentColor;margin-right:6px;vertical-align:-1px;display:inline'"
 )
+_ID = "display:inline-block;max-width:240px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom"
 _TAG = f"border:{_LINE};border-radius:4px;padding:0 5px;margin-left:4px;font-size:11px;color:{_INK2}"
 
 

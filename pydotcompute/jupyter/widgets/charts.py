@@ -1,4 +1,4 @@
-"""A few series over time, drawn by bqplot."""
+"""Queue depth and throughput over time, drawn by bqplot."""
 
 from __future__ import annotations
 
@@ -17,12 +17,55 @@ from ..schema import SERIES
 _COLOURS = [f"var(--pdc-series-{i + 1})" for i in range(SERIES)]  # defined in dashboard.css
 
 
-class Chart:
-    """At most `SERIES` lines over the last `window` seconds. The caller sees to it that one thread at a time writes."""
+class Charts:
+    """Two charts of at most `SERIES` kernels each. The caller sees to it that one thread at a time draws."""
 
+    def __init__(self, window: float, points: int) -> None:
+        self._charts = _Chart("Queue depth", "messages", window, points), _Chart("Throughput", "msg/s", window, points)
+        self._legend = ipywidgets.HTML().add_class("pdc-legend")
+        row = ipywidgets.HBox([chart.widget for chart in self._charts], layout=ipywidgets.Layout(flex_flow="row wrap"))
+        self.widget = ipywidgets.VBox([self._legend, row]).add_class("pdc-charts")
+        self._shown: tuple[Any, ...] = ()
+
+    def draw(
+        self,
+        names: Sequence[str | None],
+        what: str,
+        depths: NDArray[np.floating[Any]],
+        rates: NDArray[np.floating[Any]],
+    ) -> None:
+        """Show these series, one row for each name that is not None, oldest value first.
+
+        Args:
+            names: of the kernels, at most `SERIES`; the place gives the colour, None leaves a place free.
+            what: what these kernels have in common, for the legend.
+            depths, rates: shape (kernels, points); NaN leaves a gap.
+        """
+        shown = what, *names
+        colours = [colour for name, colour in zip(names, _COLOURS, strict=False) if name is not None]
+        for chart, series in zip(self._charts, (depths, rates), strict=True):
+            chart.draw(series, colours if shown != self._shown else None)
+        if shown != self._shown:
+            self._shown = shown
+            keys = "".join(
+                f"<span title='{escape(name)}'><i style='background:{colour}'></i>{escape(name)}</span>"
+                for name, colour in zip(names, _COLOURS, strict=False)
+                if name is not None
+            )
+            self._legend.value = f"<small>{escape(what)}</small>{keys}" if keys else ""
+
+    def close(self) -> None:
+        """Take them off the page."""
+        for widget in (self.widget, self._legend):
+            widget.close()
+        for chart in self._charts:
+            chart.close()
+
+
+class _Chart:
     def __init__(self, title: str, unit: str, window: float, points: int) -> None:
-        self._title, self._unit = title, unit
-        self._x, self._y = bqplot.LinearScale(min=-window, max=0), bqplot.LinearScale(min=0, max=1)
+        self._high = 1.0
+        self._x, self._y = bqplot.LinearScale(min=-window, max=0), bqplot.LinearScale(min=0, max=self._high)
         # Ticks are named: bqplot would spread a number of ticks over the axis, whatever values they come to.
         ticks = {"tick_style": {"font-size": "11px"}}
         seconds = np.linspace(-window, 0, 4)
@@ -48,42 +91,21 @@ class Chart:
             display_toolbar=False,
             layout=ipywidgets.Layout(width="auto", height="170px", min_width="0"),
         )
-        self._head = ipywidgets.HTML()
+        self._title = ipywidgets.HTML(f"<div class='pdc-title'><b>{title}</b><small>{unit}</small></div>")
         self.widget = ipywidgets.VBox(
-            [self._head, self._figure], layout=ipywidgets.Layout(flex="1 1 300px", min_width="0", overflow="hidden")
+            [self._title, self._figure], layout=ipywidgets.Layout(flex="1 1 300px", min_width="0", overflow="hidden")
         )
-        self._high = 1.0
-        self._shown: tuple[str | None, ...] | None = None
-        self._name([])
 
-    def draw(self, names: Sequence[str | None], series: NDArray[np.floating[Any]]) -> None:
-        """Show the values of `series`, shape (SERIES, points), oldest first, under these names.
-
-        None: there is no series at that place. NaN leaves a gap.
-        """
-        places = [i for i, name in enumerate(names) if name is not None]
-        high = round_up(float(np.nanmax(series[places], initial=0.0)))
+    def draw(self, series: NDArray[np.floating[Any]], colours: list[str] | None) -> None:
+        high = round_up(float(np.nanmax(series, initial=0.0)))
         if high != self._high:
             self._high = self._y.max = high
             self._axes[1].tick_values = [0, high] if high == 1 else [0, high / 2, high]
         with self._lines.hold_sync():
-            if tuple(names) != self._shown:
-                self._name(names)
-                self._lines.colors = [_COLOURS[i] for i in places]
-            self._lines.y = series[places]
+            if colours:
+                self._lines.colors = colours
+            self._lines.y = series
 
     def close(self) -> None:
-        """Take it off the page."""
-        for widget in (self.widget, self._head, self._figure, self._lines, *self._axes, self._x, self._y):
+        for widget in (self.widget, self._title, self._figure, self._lines, *self._axes, self._x, self._y):
             widget.close()
-
-    def _name(self, names: Sequence[str | None]) -> None:
-        self._shown = tuple(names)
-        legend = "".join(
-            f"<span title='{escape(name)}'><i style='background:{colour}'></i>{escape(name)}</span>"
-            for name, colour in zip(names, _COLOURS, strict=False)
-            if name is not None
-        )
-        self._head.value = (
-            f"<div class='pdc-legend'><b>{self._title}</b><small>{self._unit}</small><div>{legend}</div></div>"
-        )

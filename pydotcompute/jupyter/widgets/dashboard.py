@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections import deque
@@ -12,7 +13,6 @@ from uuid import uuid4
 
 import anywidget
 import ipywidgets
-import numpy as np
 import traitlets
 
 from ...exceptions import PyDotComputeError
@@ -21,7 +21,7 @@ from ...telemetry import Frame
 from .. import comm, schema
 from ..display import Outputs, dashboard_html
 from ..rates import POINTS, Rates
-from .charts import Chart
+from .charts import Charts
 
 STATIC = Path(__file__).parent / "static"
 
@@ -89,6 +89,8 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._hz, self._window, self._record = hz, window, record
         self._runtime = runtime
         self._writing = threading.RLock()
+        # What a thread publishes needs the context of a cell: ipykernel 7.0 looks up there what it belongs to.
+        self._context = contextvars.copy_context()
         self._status: schema.Status = "live"
         self._settled = threading.Event()  # the last picture of a frozen or closed runtime is out
         self._views: list[comm.View] = []
@@ -102,21 +104,18 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._frame: Frame | None = None
         self._selected: tuple[str, ...] = ()
         self._charted: list[str | None] = [None] * schema.SERIES
+        self._charted_as = ""
         self._chosen_at = 0.0
         self._results: deque[dict[str, Any]] = deque(maxlen=20)
         self._outputs = Outputs()
         self._table = Table(key=uuid4().hex)
-        self._charts = (
-            Chart("Queue depth", "messages", window, POINTS),
-            Chart("Throughput", "msg/s", window, POINTS),
-        )
-        charts = ipywidgets.HBox(
-            [chart.widget for chart in self._charts], layout=ipywidgets.Layout(flex_flow="row wrap")
-        ).add_class("pdc-charts")
-        super().__init__([self._table, charts])
+        self._charts = Charts(window, POINTS)
+        super().__init__([self._table, self._charts.widget])
         self.add_class("pydotcompute")
         comm.serve(self._table.key, self)
         self._adapt()
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, name="pydotcompute-dashboard", daemon=True).start()
 
     def __repr__(self) -> str:
         return f"Dashboard(hz={self._hz:g}, window={self._window:g})"
@@ -155,12 +154,14 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         with self._writing:
             self._status = "closed"
             self._settled.set()
+            self._ended.set()
             self._views.clear()
             self._adapt()
-            self._outputs.refresh({"text/plain": repr(self), "text/html": self._html()})
+            bundle = {"text/plain": repr(self), "text/html": self._html()}
+            self._context.copy().run(self._outputs.refresh, bundle)
         super().close()
-        for widget in (self._table, *self._charts):
-            widget.close()
+        self._table.close()
+        self._charts.close()
 
     def __del__(self) -> None:
         """Widgets live until they are closed, or the process ends: then it is too late for a last picture."""
@@ -185,7 +186,10 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         with self._writing:
             names = [name for name in self._charted if name in self._rates.ids] or self._rates.busiest(schema.SERIES)
             depths, rates = self._rates.series(names)
-            notes = [f"{note['kernel']} {note['text']}" for note in self._notes(self._runtime.kernels)]
+            notes = [
+                f"{note['kernel']} {note['text']}" + (f" — {note['origin']}" if note["origin"] else "")
+                for note in self._notes(self._runtime.kernels)
+            ]
             return dashboard_html(self._runtime.statistics(), notes, names, depths, rates, self._window)
 
     # -- views: any thread ---------------------------------------------------------------------------------------------
@@ -272,6 +276,9 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
 
     def _take(self, frame: Frame) -> None:
         """On the sampler's thread: the next frame."""
+        self._context.copy().run(self._show, frame)
+
+    def _show(self, frame: Frame) -> None:
         with self._writing:
             if not self._settled.is_set():
                 self._frame = frame
@@ -288,6 +295,13 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
                 self._settled.set()
                 self._outputs.refresh(self._repr_mimebundle_())
             self._adapt()
+
+    def _watch(self) -> None:
+        """Notice that the runtime closes, also while nothing is sampled."""
+        while not self._ended.wait(0.5):
+            if self._runtime.closed:
+                self._settle("closed")
+                return
 
     def _settle(self, status: schema.Status) -> None:
         with self._writing:
@@ -345,7 +359,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             buffers.append(rates.history().tobytes())
             self._snapshot = False
         self._table.send(content, buffers)
-        if rates.moment != self._drawn:
+        if rates.moment != self._drawn and total == total:  # bqplot cannot draw a line of which nothing is known
             self._drawn = rates.moment
             self._draw(now)
 
@@ -362,7 +376,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
                         {"kernel": kernel.id, "kind": "failed", "text": text, "origin": kernel.definition.origin}
                     )
             elif kernel.state in _WORKING and len(waits) < NOTES and (waiting_for := kernel.waiting_for):
-                waits.append({"kernel": kernel.id, "kind": "waits", "text": f"waits for {waiting_for}", "origin": ""})
+                waits.append({"kernel": kernel.id, "kind": "waits", "text": f"waiting: {waiting_for}", "origin": ""})
         return failed + waits
 
     def _draw(self, now: float) -> None:
@@ -370,16 +384,15 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         ids = self._rates.ids
         if now - self._chosen_at > 5 or any(name not in ids for name in self._charted if name is not None):
             self._chosen_at = now
-            chosen = [name for name in self._selected if name in ids] or self._rates.busiest(schema.SERIES)
+            selected = [name for name in self._selected if name in ids]
+            chosen = selected or self._rates.busiest(schema.SERIES)
             kept: list[str | None] = [name if name in chosen else None for name in self._charted]
             fresh = iter([name for name in chosen if name not in kept])
             self._charted = [name if name is not None else next(fresh, None) for name in kept]
-        places = [i for i, name in enumerate(self._charted) if name is not None]
-        known = self._rates.series([name for name in self._charted if name is not None])
-        for chart, values in zip(self._charts, known, strict=True):
-            series = np.full((schema.SERIES, POINTS), np.nan, np.float32)
-            series[places] = values
-            chart.draw(self._charted, series)
+            few = len(ids) <= schema.SERIES
+            self._charted_as = "selected:" if selected else "" if few else f"busiest {len(chosen)} of {len(ids):,}:"
+        series = self._rates.series([name for name in self._charted if name is not None])
+        self._charts.draw(self._charted, self._charted_as, *series)
 
 
 def _shortened(text: str, limit: int = 300) -> str:

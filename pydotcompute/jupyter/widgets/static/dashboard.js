@@ -280,7 +280,7 @@ function render({ model, el, ui }) {
     id.append(name, version);
     const spark = cell({ class: "pdc-left pdc-spark" });
     spark.append(line);
-    const cells = { rate: cell(), wait: cell(), handle: cell(), errors: cell(), dead: cell() };
+    const cells = { rate: cell(), wait: cell({ "data-column": "waitP99" }), handle: cell({ "data-column": "handleP99" }), errors: cell(), dead: cell() };
     const node = h("div", { class: "pdc-row", role: "row" }, id, state, queue, spark, ...Object.values(cells));
     body.append(node);
     return {
@@ -510,6 +510,7 @@ function render({ model, el, ui }) {
       trouble = `the kernel speaks version ${content.version} of the wire, this page ${VERSION}: reload the page`;
       return redraw();
     }
+    if (!root.isConnected) return; // taken off the page for now: once it is back in sight, a snapshot comes
     const columns = unpack(buffers[0]);
     if (content.ids) adopt(content);
     else if (content.roster !== roster) {
