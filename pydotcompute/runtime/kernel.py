@@ -27,6 +27,7 @@ from ..exceptions import (
     KernelStateError,
     MessageTypeError,
     QueueFullError,
+    RuntimeClosedError,
 )
 from ..messages import DEFAULT_PRIORITY, same_schema
 from ..origin import current_cell, notebook_shell, origin
@@ -591,8 +592,10 @@ class RingKernel:
 
     # -- messages: only on the runtime's loop --------------------------------------------------------------------------
 
-    def _unusable(self) -> KernelFailedError | KernelStateError:
+    def _unusable(self) -> KernelFailedError | KernelStateError | RuntimeClosedError:
         """The error for whoever wants something of it now that its queues are closed."""
+        if self._scheduler.loop.is_closed():
+            return RuntimeClosedError("the event loop that the runtime lived on is gone: make a new RingKernelRuntime")
         if self.exception is not None:
             failed = KernelFailedError(f"{self.id!r} failed: {type(self.exception).__name__}: {self.exception}")
             failed.__cause__ = self.exception

@@ -100,21 +100,22 @@ class RingKernelRuntime:
                 return
             if self.loop_mode == "thread":
                 self._thread = LoopThread()
-                self._loop, self._home = self._thread.loop, self._thread.ident
+                loop, self._home = self._thread.loop, self._thread.ident
             else:
                 try:
-                    self._loop = asyncio.get_running_loop()
+                    loop = asyncio.get_running_loop()
                 except RuntimeError:
                     raise LoopError(
                         "there is no running event loop to live on: use the runtime inside a coroutine, "
                         "or make it with RingKernelRuntime(loop='thread')"
                     ) from None
                 self._home = get_ident()
-            self._here = self._home if here is get_ident else self._loop
-            self._scheduler = Scheduler(self._loop)
-            self._lag = LoopLag(self._loop)
+            self._scheduler = Scheduler(loop)
+            self._lag = LoopLag(loop)
             if self._caller_lag is None:
                 self._meet_caller()
+            self._here = self._home if here is get_ident else loop
+            self._loop = loop  # last: other threads go ahead when they see it
 
     def _scheduler_of_loop(self) -> Scheduler:
         assert self._scheduler is not None
@@ -137,7 +138,7 @@ class RingKernelRuntime:
         __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         if self._loop is None and not self._closed:
             self._start()
-            if get_ident() == self._home:
+            if not self._away:
                 return await method(*args)
         try:
             result: T = await asyncio.wrap_future(self._post(method, *args))
@@ -156,6 +157,11 @@ class RingKernelRuntime:
     def waits_for_caller(self) -> bool:
         """Whether the loop of the kernels is the calling thread's own: synchronous code there must not wait for it."""
         return self.loop_mode == "current" and self._home in (0, get_ident())
+
+    @property
+    def _away(self) -> bool:
+        """Whether the running loop is not the one that the kernels run on."""
+        return self._closed or asyncio.get_running_loop() is not self._loop
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -180,10 +186,10 @@ class RingKernelRuntime:
         if self._closed:
             return
         if self._loop is not None and not self._loop.is_closed():
-            if get_ident() == self._home:
-                await self._close(drain, timeout)
-            else:
+            if self._away:
                 await self._hop(self._close, drain, timeout)
+            else:
+                await self._close(drain, timeout)
         on_thread = self._thread is not None and get_ident() == self._home
         self._closed, self._home, self._here = True, 0, None
         if on_thread or (self._thread is None and not self.sampler.running):
@@ -287,7 +293,7 @@ class RingKernelRuntime:
             KernelStateError: a kernel of that id runs already.
             RuntimeClosedError: the runtime is closed, or being closed.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self._launch, kernel, kernel_id)
         return await self._launch(kernel, kernel_id)
 
@@ -327,7 +333,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             KernelStateError: not in state LAUNCHED.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.activate, kernel_id)
         kernel = self._find(kernel_id)
         kernel._move("activate")
@@ -340,7 +346,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             KernelStateError: not in state ACTIVE.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.deactivate, kernel_id)
         kernel = self._find(kernel_id)
         kernel._move("deactivate")
@@ -353,7 +359,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             KernelStateError: not in state DEACTIVATED.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.reactivate, kernel_id)
         kernel = self._find(kernel_id)
         kernel._move("reactivate")
@@ -370,7 +376,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             KernelStateError: it has ended, is ending, or asks for its own end.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.terminate, kernel_id, drain, timeout)
         checked_timeout(timeout)
         await self._find(kernel_id)._terminate(drain, timeout)
@@ -382,7 +388,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             QueueTimeoutError: one of them is still busy after `timeout` seconds; the text says which.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(lambda: self.wait_idle(*kernel_ids, timeout=timeout))
         checked_timeout(timeout)
         kernels = [self._find(kernel_id) for kernel_id in kernel_ids] or list(self._kernels.values())
@@ -402,7 +408,7 @@ class RingKernelRuntime:
             KernelNotFoundError: none of that id was launched.
             QueueTimeoutError: it has not ended within `timeout` seconds.
         """
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.wait_ended, kernel_id, timeout)
         checked_timeout(timeout)
         kernel = self._find(kernel_id)
@@ -472,7 +478,7 @@ class RingKernelRuntime:
 
     async def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
         """`send` each of these messages, in order. All are checked before the first is sent. Errors as in `send`."""
-        if get_ident() != self._home:
+        if self._away:
             return await self._hop(self.send_many, kernel_id, list(messages))
         kernel = self._find(kernel_id)
         if not isinstance(messages, (list, tuple)):
@@ -620,7 +626,7 @@ class RingKernelRuntime:
             QueueTimeoutError: nothing came in time.
             KernelFailedError, KernelStateError: the kernel failed or ended, and no reply is left.
         """
-        if get_ident() != self._home:
+        if not here() == self._here:  # noqa: SIM201 - as in send
             return await self._hop(self.receive, kernel_id, timeout)
         kernel = self._find(kernel_id)
         checked_timeout(timeout)
@@ -749,8 +755,8 @@ class SyncRuntime:
                     "or make it with RingKernelRuntime(loop='thread')"
                 )
             runtime._start()
-        if get_ident() == runtime._home:
-            name = getattr(method, "__name__", "it")
+        if runtime._loop is not None and asyncio._get_running_loop() is runtime._loop:
+            name = getattr(method, "__name__", "it").strip("_")
             raise LoopError(
                 f"runtime.sync.{name} would wait for the loop that it runs on: write `await runtime.{name}(...)` here, "
                 f"or make the runtime with RingKernelRuntime(loop='thread')"
