@@ -38,6 +38,8 @@ class LoopThread:
                 # A task that ends with one of these lets it out of run_forever; its kernel has been told. The other
                 # kernels of this thread go on.
                 log.warning("%r left a task of the runtime's thread; the thread goes on", error)
+        for task in asyncio.all_tasks(self.loop):
+            task._log_destroy_pending = False  # type: ignore[attr-defined] # they are dropped on purpose
         self.loop.close()
 
     def stop(self) -> None:
