@@ -430,13 +430,17 @@ class RingKernel:
         for wait in watchers or ():
             wait.set(None)
 
-    def _watch(self) -> Wait:
-        """A wait that is set when the kernel becomes idle or comes into another state."""
+    async def _change(self) -> None:
+        """Wait until the kernel becomes idle or comes into another state."""
         wait = self._scheduler.wait()
         if self._watchers is None:
             self._watchers = []
         self._watchers.append(wait)
-        return wait
+        try:
+            await wait
+        finally:
+            if self._watchers and wait in self._watchers:
+                self._watchers.remove(wait)
 
     def _retire(self) -> None:
         """Another kernel takes its id and its row: keep counters of its own for who still holds the handle."""

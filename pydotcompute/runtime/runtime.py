@@ -396,7 +396,7 @@ class RingKernelRuntime:
         try:
             async with asyncio.timeout(timeout):
                 while (busy := next((kernel for kernel in kernels if not kernel._idle), None)) is not None:
-                    await busy._watch()
+                    await busy._change()
         except TimeoutError:
             assert busy is not None
             raise QueueTimeoutError(f"still busy after {timeout:g} s: {busy!r} {busy.waiting_for}".rstrip()) from None
@@ -415,7 +415,7 @@ class RingKernelRuntime:
         try:
             async with asyncio.timeout(timeout):
                 while not kernel.state.over:
-                    await kernel._watch()
+                    await kernel._change()
         except TimeoutError:
             raise QueueTimeoutError(f"{kernel!r} has not ended within {timeout:g} s") from None
         return kernel.state

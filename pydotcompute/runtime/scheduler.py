@@ -85,13 +85,15 @@ class Wait:
 class Scheduler:
     """The run queue of one runtime, on one event loop."""
 
-    __slots__ = ("_deadlines", "_depth", "_wait_type", "loop", "over", "scheduled", "slice_end", "woken")
+    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_timers", "_wait_type", "loop", "over", "scheduled", "slice_end", "woken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         # A subclass of its own holds what all waits of a runtime share, so that making one sets two slots and no more.
         self._wait_type: type[Wait] = type("Wait", (Wait,), {"__slots__": (), "_scheduler": self, "_loop": loop})
         self._deadlines: dict[float, dict[Wait, int]] = {}
+        self._timers: dict[float, asyncio.TimerHandle] = {}
+        self._deadlines_limit = 100
         self._depth = 0
         self.woken: deque[Wait] = deque()
         self.scheduled = False
@@ -146,8 +148,10 @@ class Scheduler:
         """
         starts = self._deadlines.get(seconds)
         if starts is None:
+            if len(self._deadlines) >= self._deadlines_limit:
+                self._forget_unused_timers()
             starts = self._deadlines[seconds] = {}
-            self.loop.call_later(seconds, self._expire, seconds, starts)
+            self._timers[seconds] = self.loop.call_later(seconds, self._expire, seconds, starts)
         starts[wait] = clock()
         try:
             return await wait
@@ -158,11 +162,18 @@ class Scheduler:
         for wait, start in list(starts.items()):
             left = seconds - (clock() - start) / 1e9
             if left > 0:
-                self.loop.call_later(left, self._expire, seconds, starts)
+                self._timers[seconds] = self.loop.call_later(left, self._expire, seconds, starts)
                 return
             del starts[wait]
             wait.fail(QueueTimeoutError(f"nothing came within {seconds:g} s"))
-        del self._deadlines[seconds]
+        del self._deadlines[seconds], self._timers[seconds]
+
+    def _forget_unused_timers(self) -> None:
+        """Timeouts that are computed are hardly ever the same, and long ones would keep their timers for long."""
+        for seconds in [seconds for seconds, starts in self._deadlines.items() if not starts]:
+            del self._deadlines[seconds]
+            self._timers.pop(seconds).cancel()
+        self._deadlines_limit = max(100, 2 * len(self._deadlines))
 
 
 def _leave_loop(error: BaseException) -> None:
