@@ -132,9 +132,11 @@ class NotebookKernel:
         end = time.monotonic() + timeout
         while not condition():
             left = end - time.monotonic()
-            if left <= 0:
+            dead = self.process is None or self.process.poll() is not None
+            if left <= 0 or dead:
                 told = "\n".join(f"[{cell.number}] {cell.text}" for cell in self._cells.values())
-                raise AssertionError(f"waited {timeout:g} s in vain; the cells show:\n{told}")
+                why = "the kernel died" if dead else f"waited {timeout:g} s in vain"
+                raise AssertionError(f"{why}; the cells show:\n{told}")
             self._pump(min(left, 0.2))
 
     def _request(self, channel: Any, kind: str, content: dict[str, Any], subshell: str | None = None) -> dict[str, Any]:
@@ -224,10 +226,13 @@ class NotebookKernel:
         """What the stop button does."""
         self._manager.interrupt_kernel()
 
-    def request_end(self, restart: bool) -> None:
-        """Ask the kernel to end, as a front end does for a restart or a shutdown, and wait until its process has."""
-        self._request(self.client.control_channel, "shutdown_request", {"restart": restart})
+    def request_end(self, restart: bool) -> float:
+        """Ask the kernel to end, as a front end does for a restart or a shutdown; seconds until its process has."""
+        message = self.client.session.msg("shutdown_request", {"restart": restart})
+        self.client.control_channel.send(message)
+        begin = time.monotonic()
         self.process.wait(timeout=PATIENCE)
+        return time.monotonic() - begin
 
     def close(self) -> None:
         """End the kernel, if need be by force."""
