@@ -16,7 +16,7 @@ from ..exceptions import PyDotComputeError
 
 log = logging.getLogger("pydotcompute")
 
-_OURS = (PyDotComputeError, CancelledError)  # the latter ends a cell that is interrupted while it awaits
+_OURS = (PyDotComputeError, CancelledError, KeyboardInterrupt)  # the last two: a cell was interrupted as it waited
 _PACKAGE = str(Path(__file__).parents[1])
 
 
@@ -35,8 +35,8 @@ class one_line_errors:  # noqa: N801 - used like a function
         pass
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, PyDotComputeError | ModuleNotFoundError):
-            show_as(error, [f"\x1b[31m{type(error).__name__}\x1b[39m: {error}"])
+        if isinstance(error, PyDotComputeError | ModuleNotFoundError | KeyboardInterrupt):
+            show_as(error, [f"\x1b[31m{type(error).__name__}\x1b[39m: {error}".removesuffix(": ")])
 
 
 def show_as(error: BaseException, lines: list[str]) -> None:

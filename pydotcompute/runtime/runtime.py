@@ -767,8 +767,11 @@ class SyncRuntime:
             return result
         except PyDotComputeError as error:
             raise error.with_traceback(None) from error.__cause__
-        except BaseException:
+        except KeyboardInterrupt as stop:
             future.cancel()  # an interrupted cell gives its request up; the kernels go on
+            raise stop.with_traceback(None)  # noqa: B904 - where it waited tells nobody anything
+        except BaseException:
+            future.cancel()
             raise
 
     def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
