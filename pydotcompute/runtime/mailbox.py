@@ -215,6 +215,12 @@ class Mailbox:
         self._let_in()
         return entry
 
+    def put_back(self, entry: Entry) -> None:
+        """Undo a `pull` of a message of default priority, although others may have come meanwhile."""
+        self.plain.appendleft(entry)
+        if self.getter is not None:
+            self.wake()
+
     def _let_in(self) -> None:
         while self._blocked and len(self) < self.capacity:
             wait = next(iter(self._blocked))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
@@ -34,6 +35,9 @@ from .mailbox import checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, clock
 
 T = TypeVar("T")
+
+Unclaimed = Callable[[str, Any], None]
+"""What becomes of the reply of a kernel whose taker, on another loop, was cancelled as it came."""
 
 here: Callable[[], Any] = get_ident if sys.version_info < (3, 12) else asyncio.get_running_loop
 """What tells, inside a coroutine, whether it is at home: the cheaper of the two."""
@@ -121,8 +125,13 @@ class RingKernelRuntime:
         assert self._scheduler is not None
         return self._scheduler
 
-    def _post(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> Any:
-        """Run a coroutine on the runtime's loop from another thread; a `concurrent.futures.Future` of its result."""
+    def _post(
+        self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
+    ) -> Future[T]:
+        """Run a coroutine on the runtime's loop from another thread.
+
+        `unclaimed(kernel_id, result)`, of the first of `args`, is called there if nobody waits for the result any more.
+        """
         loop = self._loop
         if loop is None or loop.is_closed() or self._closed:
             raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
@@ -131,17 +140,60 @@ class RingKernelRuntime:
                 "the event loop that the runtime lives on is not running: keep it running, or make the runtime "
                 "with loop='thread'"
             )
-        return asyncio.run_coroutine_threadsafe(method(*args), loop)
+        future: Future[T] | None = None
 
-    async def _hop(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        def check(task: asyncio.Task[T]) -> None:
+            if future is not None and future.cancelled() and not task.cancelled() and task.exception() is None:
+                assert unclaimed is not None
+                unclaimed(args[0], task.result())
+
+        async def run() -> T:
+            if unclaimed is not None and (task := asyncio.current_task()) is not None:
+                task.add_done_callback(check)  # it is called after the one that hands the result over
+            return await method(*args)
+
+        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        return future
+
+    def _give_up(self, future: Future[T], kernel_id: str, unclaimed: Unclaimed | None) -> None:
+        """Wait for what was posted no longer."""
+
+        def give_back(done: Future[T]) -> None:
+            if not done.cancelled() and done.exception() is None and self._loop is not None:
+                with suppress(RuntimeError):  # the loop is closed
+                    self._loop.call_soon_threadsafe(unclaimed, kernel_id, done.result())  # type: ignore[arg-type]
+
+        if not future.cancel() and unclaimed is not None:
+            future.add_done_callback(give_back)
+
+    def _put_back(self, kernel_id: str, reply: Any) -> None:
+        """Somebody has taken a reply, but had gone when it came."""
+        kernel = self._kernels[kernel_id]
+        if self._closing is None:
+            kernel._out.put_back((reply, 0, None))
+            kernel._marker = None
+        else:
+            kernel.bury((reply, 0, None), "the reply was unread when the runtime closed")
+
+    def _bury_reply(self, kernel_id: str, reply: Any) -> None:
+        self._kernels[kernel_id].bury((reply, 0, None), "the asker was cancelled when its reply came")
+
+    async def _hop(
+        self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
+    ) -> T:
         """Run `method` on the runtime's loop, from whichever loop this is; also where a runtime starts."""
         __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         if self._loop is None and not self._closed:
             self._start()
             if not self._away:
                 return await method(*args)
+        future = self._post(method, *args, unclaimed=unclaimed)
         try:
-            result: T = await asyncio.wrap_future(self._post(method, *args))
+            result: T = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancelled():
+                self._give_up(future, args[0], unclaimed)
+            raise
         except PyDotComputeError as error:
             raise error.with_traceback(
                 None
@@ -517,7 +569,7 @@ class RingKernelRuntime:
                 dropped later to make room.
         """
         if not here() == self._here:  # noqa: SIM201 - as in send
-            return await self._hop(self.ask, kernel_id, message, timeout)
+            return await self._hop(self.ask, kernel_id, message, timeout, unclaimed=self._bury_reply)
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
@@ -627,7 +679,7 @@ class RingKernelRuntime:
             KernelFailedError, KernelStateError: the kernel failed or ended, and no reply is left.
         """
         if not here() == self._here:  # noqa: SIM201 - as in send
-            return await self._hop(self.receive, kernel_id, timeout)
+            return await self._hop(self.receive, kernel_id, timeout, unclaimed=self._put_back)
         kernel = self._find(kernel_id)
         checked_timeout(timeout)
         out, begun, left = kernel._out, 0, timeout
@@ -744,7 +796,9 @@ class SyncRuntime:
     def __init__(self, runtime: RingKernelRuntime) -> None:
         self._runtime = runtime
 
-    def call(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+    def call(
+        self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
+    ) -> T:
         """Run ``method(*args)`` on the runtime's loop and wait for its result."""
         __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         runtime = self._runtime
@@ -761,17 +815,18 @@ class SyncRuntime:
                 f"runtime.sync.{name} would wait for the loop that it runs on: write `await runtime.{name}(...)` here, "
                 f"or make the runtime with RingKernelRuntime(loop='thread')"
             )
-        future = runtime._post(method, *args)
+        future = runtime._post(method, *args, unclaimed=unclaimed)
         try:
             result: T = future.result()
             return result
         except PyDotComputeError as error:
             raise error.with_traceback(None) from error.__cause__
         except KeyboardInterrupt as stop:
-            future.cancel()  # an interrupted cell gives its request up; the kernels go on
+            # An interrupted cell gives its request up; the kernels go on.
+            runtime._give_up(future, args[0] if args else "", unclaimed)
             raise stop.with_traceback(None)  # noqa: B904 - where it waited tells nobody anything
         except BaseException:
-            future.cancel()
+            runtime._give_up(future, args[0] if args else "", unclaimed)
             raise
 
     def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
@@ -804,7 +859,7 @@ class SyncRuntime:
 
     def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.ask`."""
-        return self.call(self._runtime.ask, kernel_id, message, timeout)
+        return self.call(self._runtime.ask, kernel_id, message, timeout, unclaimed=self._runtime._bury_reply)
 
     send_and_receive = ask
 
@@ -821,7 +876,7 @@ class SyncRuntime:
 
     def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.receive`."""
-        return self.call(self._runtime.receive, kernel_id, timeout)
+        return self.call(self._runtime.receive, kernel_id, timeout, unclaimed=self._runtime._put_back)
 
     def wait_idle(self, *kernel_ids: str, timeout: float | None = None) -> None:
         """`RingKernelRuntime.wait_idle`."""
