@@ -148,11 +148,12 @@ class RingKernelRuntime:
                 unclaimed(args[0], task.result())
 
         async def run() -> T:
-            if unclaimed is not None and (task := asyncio.current_task()) is not None:
-                task.add_done_callback(check)  # it is called after the one that hands the result over
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(check)  # it is called after the one that hands the result over
             return await method(*args)
 
-        future = asyncio.run_coroutine_threadsafe(run(), loop)
+        future = asyncio.run_coroutine_threadsafe(run() if unclaimed is not None else method(*args), loop)
         return future
 
     def _give_up(self, future: Future[T], kernel_id: str, unclaimed: Unclaimed | None) -> None:

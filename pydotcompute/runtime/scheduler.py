@@ -85,7 +85,8 @@ class Wait:
 class Scheduler:
     """The run queue of one runtime, on one event loop."""
 
-    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_timers", "_wait_type", "loop", "over", "scheduled", "slice_end", "woken")
+    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_timers", "_wait_type", "loop", "over", "scheduled",
+                 "slice_end", "woken")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
