@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Literal
 
@@ -31,7 +32,7 @@ from pydotcompute.runtime import TRANSITIONS, KernelState, definitions
 
 def run_script(source: str, *options: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """Run a program of its own, every warning an error."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
     command = [sys.executable, "-W", "error", *options, "-c", textwrap.dedent(source)]
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout, check=False)
 
@@ -46,7 +47,7 @@ def printed_by(source: str) -> list[str]:
 # -- the promised text ---------------------------------------------------------------------------------------------
 
 
-DEFINITIONS = '''
+DEFINITIONS = """
 import asyncio
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
@@ -71,7 +72,7 @@ async def processor(ctx: KernelContext[Request, Response]):
     while not ctx.should_terminate:
         request = await ctx.receive()
         await ctx.send(Response(data=request.data.upper()))
-'''
+"""
 
 USE = """
 async with RingKernelRuntime() as runtime:
@@ -396,7 +397,7 @@ async def test_what_cannot_be_launched_is_refused_with_a_hint(runtime, start):
         await runtime.launch("stat")
     with pytest.raises(KernelNotFoundError, match="@ring_kernel first"):
         await runtime.launch("something else")
-    with pytest.raises(KernelStateError, match="'stats' was launched already and is ACTIVE.*kernel_id="):
+    with pytest.raises(KernelStateError, match=r"'stats' was launched already and is ACTIVE.*kernel_id="):
         await runtime.launch("stats")
     with pytest.raises(DefinitionError, match="kernel id or what @ring_kernel made"):
         await runtime.launch(lambda ctx: None)
@@ -421,7 +422,7 @@ async def test_what_cannot_be_launched_is_refused_with_a_hint(runtime, start):
         lambda runtime, name: runtime.wait_ended(name),
         lambda runtime, name: anext(runtime.map(name, [1])),
     ],
-    ids="activate deactivate reactivate terminate send send_many ask s_a_r receive wait_idle wait_ended map".split(),
+    ids=lambda call: call.__code__.co_names[0],
 )
 async def test_an_unknown_id_is_answered_with_what_there_is(runtime, start, call):
     async def stats(ctx):
@@ -556,7 +557,7 @@ async def test_a_handle_keeps_the_history_of_its_states(runtime, start):
     await kernel.reactivate()
     await kernel.terminate()
     states = [state for state, _ in kernel.history]
-    assert states == "CREATED LAUNCHED ACTIVE DEACTIVATED ACTIVE TERMINATING TERMINATED".split()
+    assert states == ["CREATED", "LAUNCHED", "ACTIVE", "DEACTIVATED", "ACTIVE", "TERMINATING", "TERMINATED"]
     times = [time for _, time in kernel.history]
     assert times == sorted(times)
 
@@ -839,7 +840,7 @@ async def test_wait_ended_tells_how_and_gives_up_at_its_timeout(runtime, start):
 
     await start(worker, "a")
     await start(worker, "b")
-    with pytest.raises(QueueTimeoutError, match="'a'.*not ended within 0.01 s"):
+    with pytest.raises(QueueTimeoutError, match=r"'a'.*not ended within 0.01 s"):
         await runtime.wait_ended("a", timeout=0.01)
     await runtime.send("a", 1)
     await runtime.send("b", 0)
@@ -963,11 +964,12 @@ async def test_map_raises_at_the_place_of_the_message_and_goes_no_further(runtim
                 await ctx.send(n)
 
     await start(worker)
-    replies = []
+    replies = runtime.map("worker", range(1000), window=2, timeout=0.05)
+    assert [await anext(replies) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(QueueTimeoutError):
-        async for reply in runtime.map("worker", range(1000), window=2, timeout=0.05):
-            replies.append(reply)
-    assert replies == [0, 1, 2]
+        await anext(replies)
+    with pytest.raises(StopAsyncIteration):
+        await anext(replies)
     assert len(asked) < 10
 
 

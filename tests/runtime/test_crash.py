@@ -22,10 +22,10 @@ class Note:
 
 
 async def explode(ctx):
-    async for message in ctx:
-        if message in ("boom", Note("boom")):
+    async for what in ctx:
+        if what in ("boom", Note("boom")):
             raise Boom("as told")
-        await ctx.send(message)
+        await ctx.send(what)
 
 
 async def test_a_body_that_raises_fails_its_kernel_and_the_exception_is_kept(runtime, start):
@@ -178,8 +178,8 @@ async def test_a_failed_kernel_can_be_launched_again(runtime, start):
 
 async def test_other_kernels_go_on(runtime, start):
     async def echo(ctx):
-        async for message in ctx:
-            await ctx.send(message)
+        async for what in ctx:
+            await ctx.send(what)
 
     await start(explode)
     await start(echo)
@@ -191,9 +191,9 @@ async def test_other_kernels_go_on(runtime, start):
 @pytest.mark.parametrize("what", ["boom", Note("boom")])
 async def test_a_kernel_that_asks_one_that_fails_learns_why(runtime, start, what):
     async def front(ctx):
-        async for message in ctx:
+        async for what_ in ctx:
             try:
-                await ctx.send(await ctx.ask("explode", message))
+                await ctx.send(await ctx.ask("explode", what_))
             except KernelFailedError as error:
                 await ctx.send(error)
 
@@ -207,8 +207,8 @@ async def test_a_kernel_that_asks_one_that_fails_learns_why(runtime, start, what
 async def test_failures_pass_on_along_a_chain(runtime, start):
     def link(after):
         async def body(ctx):
-            async for message in ctx:
-                await ctx.send(await ctx.ask(after, message))
+            async for what in ctx:
+                await ctx.send(await ctx.ask(after, what))
 
         return body
 

@@ -174,10 +174,10 @@ async def test_pausing_twice_and_resuming_what_runs_name_the_state_and_the_way_o
             pass
 
     kernel = await start(worker)
-    with pytest.raises(KernelStateError, match="'worker'.*ACTIVE.*deactivate or terminate"):
+    with pytest.raises(KernelStateError, match=r"'worker'.*ACTIVE.*deactivate or terminate"):
         await runtime.reactivate("worker")
     await runtime.deactivate("worker")
-    with pytest.raises(KernelStateError, match="'worker'.*DEACTIVATED.*reactivate or terminate"):
+    with pytest.raises(KernelStateError, match=r"'worker'.*DEACTIVATED.*reactivate or terminate"):
         await runtime.deactivate("worker")
     with pytest.raises(KernelStateError, match="DEACTIVATED"):
         await runtime.activate("worker")

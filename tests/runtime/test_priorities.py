@@ -168,7 +168,8 @@ class MailboxModel(RuleBasedStateMachine):
     def take_on_the_fast_way(self):
         """What `receive` does: it looks at `ready` alone."""
         if self.box.ready:
-            assert not (self.paused or self.halted or self.line)
+            assert not any((self.paused, self.halted))
+            assert not self.line
             first = min(self.items, key=lambda item: item.rank)
             assert self.box.ready.popleft()[0] is first
             self.items.remove(first)
@@ -210,9 +211,7 @@ class MailboxModel(RuleBasedStateMachine):
         )
 
 
-MailboxModel.TestCase.settings = settings(
-    derandomize=True, deadline=None, max_examples=150, stateful_step_count=40
-)
+MailboxModel.TestCase.settings = settings(derandomize=True, deadline=None, max_examples=150, stateful_step_count=40)
 TestMailboxBehavesAsItsModel = MailboxModel.TestCase
 
 

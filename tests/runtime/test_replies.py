@@ -423,7 +423,7 @@ async def test_the_timeout_of_a_receive_holds_although_others_take_the_replies(s
     gone = False
     begin = loop.time()
     await runtime.send("tease", "begin")
-    with pytest.raises(QueueTimeoutError, match="within 0.1 s"):
+    with pytest.raises(QueueTimeoutError, match=r"within 0.1 s"):
         await runtime.receive("tease", timeout=0.1)
     gone = True
     assert 0.09 < loop.time() - begin < 1

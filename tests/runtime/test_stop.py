@@ -472,7 +472,7 @@ async def test_a_second_terminate_while_the_first_is_at_work_says_so(runtime, st
     first = asyncio.ensure_future(runtime.terminate("worker"))
     while runtime["worker"].state is not KernelState.TERMINATING:
         await asyncio.sleep(0)
-    with pytest.raises(KernelStateError, match="it is TERMINATING.*wait until it has ended"):
+    with pytest.raises(KernelStateError, match=r"it is TERMINATING.*wait until it has ended"):
         await runtime.terminate("worker")
     go_on.open()
     await first
@@ -546,7 +546,7 @@ async def test_replies_can_be_taken_after_the_end(runtime, start):
     await kernel.terminate()
     assert await runtime.receive("worker") == 1
     assert await runtime.receive("worker", timeout=1) == 2
-    with pytest.raises(KernelStateError, match="TERMINATED.*no more replies"):
+    with pytest.raises(KernelStateError, match=r"TERMINATED.*no more replies"):
         await runtime.receive("worker")
 
 
@@ -619,13 +619,18 @@ async def test_a_block_left_by_an_error_does_not_drain(loop_mode):
         async for number in ctx:
             seen.append(number)
 
-    with pytest.raises(ZeroDivisionError):
-        async with RingKernelRuntime(loop_mode) as runtime:
+    runtime = RingKernelRuntime(loop_mode)
+
+    async def fail_inside():
+        async with runtime:
             kernel = await runtime.launch(ring_kernel(worker))
             await kernel.activate()
             await kernel.deactivate()
             await runtime.send_many("worker", [1, 2])
-            _ = 1 / 0
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail_inside()
     assert seen == []
     assert [letter.message for letter in runtime.dead_letters] == [1, 2]
 

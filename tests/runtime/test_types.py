@@ -350,7 +350,7 @@ async def test_a_class_of_the_same_name_elsewhere_is_another_class(runtime, star
         return Job
 
     await start(echo, input_type=define_job())
-    with pytest.raises(MessageTypeError, match="not .*elsewhere.*Job"):
+    with pytest.raises(MessageTypeError, match=r"not .*elsewhere.*Job"):
         await runtime.send("echo", elsewhere()(1))
 
 
