@@ -1,6 +1,6 @@
 """Run the tour without a browser: print its summary, and write it with its pictures as one HTML page.
 
-    python notebooks/run_demo.py [--out build/tour.html]
+python notebooks/run_demo.py [--out build/tour.html]
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def main() -> int:
     print(f"running {TOUR.name}, about a quarter of a minute ...", flush=True)
     begun = time.monotonic()
     try:
-        # Without the state of the widgets the page shows their static pictures; with it, nothing where there is no kernel.
+        # A page with the state of the widgets would show nothing where there is no kernel; this one shows pictures.
         NotebookClient(notebook, timeout=120, kernel_name="python3", store_widget_state=False).execute()
     except CellExecutionError as error:
         print(error, file=sys.stderr)
