@@ -714,11 +714,12 @@ class RingKernelRuntime:
             kernel._publish()
             kernel._publish_histograms()
         rows = self._table.copy([kernel._place for kernel in kernels])
+        sampled = self.sampler.running  # else what was measured last may be of yesterday
         return RuntimeStatistics(
             {k.id: KernelStatistics.from_row(k.id, row, k.waiting_for) for k, row in zip(kernels, rows, strict=True)},
             self.dead_letters.total,
-            self._lag.seconds if self._lag is not None else None,
-            self._caller_lag.seconds if self._caller_lag is not None else None,
+            self._lag.seconds if self._lag is not None and sampled else None,
+            self._caller_lag.seconds if self._caller_lag is not None and sampled else None,
         )
 
     def _frame(self) -> Frame:
