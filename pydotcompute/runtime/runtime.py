@@ -245,7 +245,7 @@ class RingKernelRuntime:
                 await self._close(drain, timeout)
         on_thread = self._thread is not None and get_ident() == self._home
         self._closed, self._home, self._here = True, 0, None
-        if on_thread or (self._thread is None and not self.sampler.running):
+        if on_thread or (self._thread is None and self.sampler.stopped):
             self._stop_threads()
         else:
             await asyncio.to_thread(self._stop_threads)  # it waits for them, which would block this loop

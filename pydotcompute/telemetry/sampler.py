@@ -82,6 +82,11 @@ class Sampler:
         """Whether anybody listens."""
         return bool(self._intervals)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether it has no thread, not even one that is about to end."""
+        return self._thread is None
+
     def listen(self, listener: Listener, hz: float = 10.0) -> None:
         """Call `listener(frame)` `hz` times a second (0 < hz <= 100); for one that listens already, change the rate."""
         if not 0 < hz <= 100:
