@@ -15,9 +15,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
-from comm import get_comm_manager
+import comm as jupyter_comm
 
 from . import schema
+
+GONE = "this dashboard is closed: run its cell again"
 
 
 class View:
@@ -32,7 +34,10 @@ class View:
 
 
 class Host(Protocol):
-    """A widget with views. Each method may be called on any thread and must return at once."""
+    """A widget with views. Each method may be called on any thread and must return at once.
+
+    The first two may raise `schema.RefusedError`; its text is shown in the view.
+    """
 
     def view_opened(self, view: View) -> None: ...
 
@@ -47,7 +52,7 @@ _hosts: WeakValueDictionary[str, Host] = WeakValueDictionary()
 def serve(key: str, host: Host) -> None:
     """Let views reach `host` under `key`, which they name in their hello, for as long as it lives."""
     _hosts[key] = host
-    get_comm_manager().register_target(schema.TARGET, _open)
+    jupyter_comm.get_comm_manager().register_target(schema.TARGET, _open)
 
 
 def _open(comm: Any, opening: dict[str, Any]) -> None:
@@ -58,15 +63,15 @@ def _open(comm: Any, opening: dict[str, Any]) -> None:
             raise schema.RefusedError("a view must say hello first")
         host = _hosts.get(hello.widget)
         if host is None:
-            raise schema.RefusedError("this dashboard is gone: run its cell again")
+            raise schema.RefusedError(GONE)
+        view = View()
+        host.view_opened(view)
     except schema.RefusedError as error:
         comm.send(schema.acknowledgement(str(error)))
         return
-    view = View()
     key = hello.widget  # the comm must not keep the widget alive
     comm.on_msg(lambda message: _told(key, view, message["content"].get("data"), comm.send))
     comm.on_close(lambda message: _closed(key, view))
-    host.view_opened(view)
     comm.send(schema.acknowledgement())
 
 
@@ -76,7 +81,7 @@ def _told(key: str, view: View, data: Any, reply: Callable[[dict[str, Any]], Non
         message = schema.parse(data)
         host = _hosts.get(key)
         if host is None:
-            raise schema.RefusedError("this dashboard is gone: run its cell again")
+            raise schema.RefusedError(GONE)
         view.heard = time.monotonic()
         host.view_told(view, message)
     except schema.RefusedError as error:

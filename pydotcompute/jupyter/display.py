@@ -19,7 +19,10 @@ SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")
 """Of the kernels in charts, by place. They are shown mixed with the colour of the text, as `--pdc-series-n` is in
 `dashboard.css`, so that they are readable on light and dark pages alike."""
 
-_RED = "color-mix(in srgb, #d1242f 70%, currentColor)"
+_NOTE = (
+    "padding:3px 10px;color:color-mix(in srgb, #d1242f 70%, currentColor);"
+    "font:12px/1.45 var(--jp-code-font-family,monospace)"
+)
 _INK2 = "color-mix(in srgb, currentColor 72%, transparent)"
 
 
@@ -56,10 +59,7 @@ def dashboard_html(
 
     `depths` and `rates` have shape (len(names), points).
     """
-    lines = "".join(
-        f"<div style='padding:3px 10px;font:12px/1.45 var(--jp-code-font-family,monospace);color:{_RED}'>{escape(note)}</div>"
-        for note in notes
-    )
+    lines = "".join(f"<div style='{_NOTE}'>{escape(note)}</div>" for note in notes)
     charts = ""
     if len(names) and (np.isfinite(depths).sum() > 1 or np.isfinite(rates).sum() > 1):
         charts = "".join(

@@ -73,7 +73,7 @@ class _Chart:
             bqplot.Axis(
                 scale=self._x, label="seconds", tick_values=seconds, tick_format="d", grid_lines="none", **ticks
             ),
-            bqplot.Axis(scale=self._y, orientation="vertical", tick_values=[0, 1], tick_format="~s", **ticks),
+            bqplot.Axis(scale=self._y, side="left", tick_values=[0, 1], tick_format="~s", **ticks),
         )
         self._lines = bqplot.Lines(
             x=np.linspace(-window, 0, points),
@@ -91,7 +91,7 @@ class _Chart:
             display_toolbar=False,
             layout=ipywidgets.Layout(width="auto", height="170px", min_width="0"),
         )
-        self._title = ipywidgets.HTML(f"<div class='pdc-title'><b>{title}</b><small>{unit}</small></div>")
+        self._title = ipywidgets.HTML(f"<div class='pdc-title'><b>{title}</b> <small>{unit}</small></div>")
         self.widget = ipywidgets.VBox(
             [self._title, self._figure], layout=ipywidgets.Layout(flex="1 1 300px", min_width="0", overflow="hidden")
         )

@@ -112,9 +112,9 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._charts = Charts(window, POINTS)
         super().__init__([self._table, self._charts.widget])
         self.add_class("pydotcompute")
+        self._ended = threading.Event()
         comm.serve(self._table.key, self)
         self._adapt()
-        self._ended = threading.Event()
         threading.Thread(target=self._watch, name="pydotcompute-dashboard", daemon=True).start()
 
     def __repr__(self) -> str:
@@ -195,10 +195,10 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
     # -- views: any thread ---------------------------------------------------------------------------------------------
 
     def view_opened(self, view: comm.View) -> None:
+        if self._ended.is_set():
+            raise schema.RefusedError(comm.GONE)
         with self._writing:
-            self._views.append(view)
-            self._snapshot = True
-            self._adapt()
+            self._views.append(view)  # what it shall see, it asks for when it is seen
 
     def view_closed(self, view: comm.View) -> None:
         with self._writing:
@@ -207,6 +207,8 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self._adapt()
 
     def view_told(self, view: comm.View, message: schema.Message) -> None:
+        if self._ended.is_set():
+            raise schema.RefusedError(comm.GONE)
         match message:
             case schema.Received(number):
                 view.received = max(view.received, number)

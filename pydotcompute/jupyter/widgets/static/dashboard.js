@@ -561,6 +561,15 @@ function render({ model, el, ui }) {
     moment = latest;
   }
 
+  /** bqplot says nothing to those who do not see its charts; the table has what they show. */
+  function labelCharts() {
+    for (const chart of root.closest(".pydotcompute")?.querySelectorAll(".bqplot .svg-figure:not([role])") ?? []) {
+      const title = chart.closest(".bqplot").parentElement.querySelector(".pdc-title")?.textContent ?? "Chart";
+      chart.setAttribute("role", "img");
+      chart.setAttribute("aria-label", `${title} over time, of the kernels in the legend; the table has the present values`);
+    }
+  }
+
   function heard(data) {
     if (data?.refused) {
       said = { text: data.refused, bad: true };
@@ -674,6 +683,7 @@ function render({ model, el, ui }) {
   const pulse = setInterval(() => {
     if (!visible) return;
     if (performance.now() - arrived > 5000) send({ kind: "seen", visible }); // for a kernel that had given this view up
+    labelCharts();
     redraw(); // the age of the picture
   }, 1000);
   connect(model, signal, heard, () => {
