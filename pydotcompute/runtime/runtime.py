@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
@@ -30,7 +30,7 @@ from .checks import checked_id, checked_timeout, is_count
 from .dead_letters import DeadLetters
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
-from .loops import LoopThread
+from .loops import LoopThread, unanswered
 from .mailbox import checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, clock
 
@@ -140,20 +140,43 @@ class RingKernelRuntime:
                 "the event loop that the runtime lives on is not running: keep it running, or make the runtime "
                 "with loop='thread'"
             )
-        future: Future[T] | None = None
+        future: Future[T] = Future()
+        task: asyncio.Task[None] | None = None
 
-        def check(task: asyncio.Task[T]) -> None:
-            if future is not None and future.cancelled() and not task.cancelled() and task.exception() is None:
-                assert unclaimed is not None
-                unclaimed(args[0], task.result())
+        def begin() -> None:
+            nonlocal task
+            if not future.cancelled():
+                task = loop.create_task(carry())
 
-        async def run() -> T:
-            task = asyncio.current_task()
-            assert task is not None
-            task.add_done_callback(check)  # it is called after the one that hands the result over
-            return await method(*args)
+        async def carry() -> None:
+            try:
+                result = await method(*args)
+            except (asyncio.CancelledError, GeneratorExit):  # by `stop` below, or the loop is coming to its end
+                future.cancel()
+                raise
+            except BaseException as error:
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
+                if not isinstance(error, Exception):
+                    raise
+            else:
+                if future.set_running_or_notify_cancel():
+                    future.set_result(result)
+                elif unclaimed is not None:
+                    unclaimed(args[0], result)
 
-        future = asyncio.run_coroutine_threadsafe(run() if unclaimed is not None else method(*args), loop)
+        def stop(_: Future[T]) -> None:
+            if future.cancelled():
+                with suppress(RuntimeError):  # the loop is closed
+                    loop.call_soon_threadsafe(lambda: task is not None and task.cancel())
+
+        try:
+            loop.call_soon_threadsafe(begin)
+        except RuntimeError:  # it was closed just now
+            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime") from None
+        future.add_done_callback(stop)
+        if self._thread is not None:
+            self._thread.answer_at_end(future)
         return future
 
     def _give_up(self, future: Future[T], kernel_id: str, unclaimed: Unclaimed | None) -> None:
@@ -192,6 +215,9 @@ class RingKernelRuntime:
         try:
             result: T = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
+            me = asyncio.current_task()
+            if me is not None and not me.cancelling():
+                raise unanswered() from None
             if not future.cancelled():
                 self._give_up(future, args[0], unclaimed)
             raise
@@ -798,9 +824,7 @@ class SyncRuntime:
     def __init__(self, runtime: RingKernelRuntime) -> None:
         self._runtime = runtime
 
-    def call(
-        self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
-    ) -> T:
+    def call(self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None) -> T:
         """Run ``method(*args)`` on the runtime's loop and wait for its result."""
         __tracebackhide__ = True  # IPython then shows the error where it belongs: in the cell
         runtime = self._runtime
@@ -823,6 +847,8 @@ class SyncRuntime:
             return result
         except PyDotComputeError as error:
             raise error.with_traceback(None) from error.__cause__
+        except CancelledError:
+            raise unanswered() from None
         except KeyboardInterrupt as stop:
             # An interrupted cell gives its request up; the kernels go on.
             runtime._give_up(future, args[0] if args else "", unclaimed)
