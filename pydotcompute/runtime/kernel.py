@@ -37,7 +37,7 @@ from .context import KernelContext
 from .dead_letters import DeadLetter
 from .lifecycle import KernelState, after
 from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox
-from .scheduler import AWAITED, Wait, clock
+from .scheduler import AWAITED, SET, Wait, clock
 
 if TYPE_CHECKING:
     from .runtime import RingKernelRuntime
@@ -683,7 +683,8 @@ class RingKernel:
             try:
                 await self._out.accepted(wait)
             except asyncio.CancelledError:
-                self.bury((reply, 0, None), "the body was cancelled while its replies were unread")
+                if wait.state != SET:  # else it was let in just now
+                    self.bury((reply, 0, None), "the body was cancelled while its replies were unread")
                 raise
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
