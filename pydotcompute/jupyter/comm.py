@@ -70,16 +70,16 @@ def _open(comm: Any, opening: dict[str, Any]) -> None:
         comm.send(schema.acknowledgement(str(error)))
         return
     key = hello.widget  # the comm must not keep the widget alive
-    comm.on_msg(lambda message: _told(key, view, message["content"].get("data"), comm.send))
+    comm.on_msg(lambda message: tell(_hosts.get(key), view, message["content"].get("data"), comm.send))
     comm.on_close(lambda message: _closed(key, view))
     comm.send(schema.acknowledgement())
 
 
-def _told(key: str, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
+def tell(host: Host | None, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
+    """Pass a message of a view on to its widget, and acknowledge it."""
     refused = None
     try:
         message = schema.parse(data)
-        host = _hosts.get(key)
         if host is None:
             raise schema.RefusedError(GONE)
         view.heard = time.monotonic()

@@ -291,7 +291,7 @@ def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
             "unknown command 'explode'",
         ),
         ("garbage", "not an object"),
-        ({"version": 1, "kind": "hello", "widget": "x"}, "says hello once"),
+        ({"version": 1, "kind": "hello"}, "widget is None"),
     ],
 )
 def test_a_message_that_is_not_understood_is_refused_and_changes_nothing(
@@ -322,6 +322,24 @@ def test_every_message_is_answered_on_its_comm_and_nothing_else_goes_there(page,
     page.frame(lambda content: content["results"])
     answers = page.on(view.id)
     assert [answer["kind"] for answer in answers] == ["acknowledgement"] * 4  # hello, seen, received, command
+
+
+def test_a_page_that_opens_no_comms_sends_the_same_with_the_widget(page, runtime, board, start):
+    start("a")
+    table = board.children[0].model_id
+
+    def send(kind: str, **fields: object) -> None:
+        content = {"version": schema.VERSION, "kind": kind, **fields}
+        data = {"method": "custom", "content": content}
+        page.manager.comm_msg(None, "", {"content": {"comm_id": table, "data": data}, "buffers": []})
+
+    send("hello", widget=board.children[0].key)
+    send("seen", visible=True)
+    page.frame()
+    send("command", verb="pause", kernel="a", request="r")
+    assert result(page, "r")["ok"]
+    send("explode")
+    page.wait(lambda: any("unknown message" in str(data["content"].get("refused")) for data in page.on(table)))
 
 
 def test_the_charts_show_the_busiest_or_what_is_selected(page, runtime, board, start):
@@ -370,6 +388,17 @@ def test_the_freeze_button_does_the_same(page, runtime, board):
     page.frame(lambda content: content["status"] == "frozen")
     view.send("freeze", on=False)
     page.frame(lambda content: content["status"] == "live", after=page.last)
+
+
+def test_a_frozen_picture_outlives_the_runtime(page, runtime, board, start):
+    start("a")
+    page.view(board)
+    page.frame()
+    board.freeze()
+    runtime.sync.close()
+    assert board.status == "frozen"
+    board.thaw()
+    page.frame(lambda content: content["status"] == "closed")
 
 
 def test_freezing_what_nobody_looks_at_makes_a_picture_too(page, runtime, board, start):

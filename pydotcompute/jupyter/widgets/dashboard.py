@@ -114,6 +114,9 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self.add_class("pydotcompute")
         self._ended = threading.Event()
         comm.serve(self._table.key, self)
+        # A page that lets nobody open comms sends the same messages with the widget: all its views count as one.
+        page = comm.View()
+        self._table.on_msg(lambda _, content, buffers: comm.tell(self, page, content, self._table.send))
         self._adapt()
         threading.Thread(target=self._watch, name="pydotcompute-dashboard", daemon=True).start()
 
@@ -235,8 +238,8 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
                     self.thaw()
             case schema.Command(verb, kernel, request):
                 self._command(verb, kernel, request)
-            case schema.Hello():
-                raise schema.RefusedError("a view says hello once")
+            case schema.Hello():  # from a page without comms: the hello that opens a comm does not come here
+                pass
 
     def _command(self, verb: str, kernel: str, request: str) -> None:
         """Post it to the runtime; what becomes of it goes out with the next frame."""
@@ -299,19 +302,21 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self._adapt()
 
     def _watch(self) -> None:
-        """Notice that the runtime closes, also while nothing is sampled."""
+        """Notice that the runtime closes, also while nothing is sampled. A frozen picture stays as it is."""
         while not self._ended.wait(0.5):
-            if self._runtime.closed:
+            if self._runtime.closed and self._status != "frozen":
                 self._settle("closed")
-                return
+                if self._settled.wait(0.5):  # else the runtime, still closing, took the listener off
+                    return
 
     def _settle(self, status: schema.Status) -> None:
         with self._writing:
-            if self._status == "live" or status == "closed" != self._status:
-                self._status = status
-                self._settled.clear()
-                self._listening = 0.0  # a runtime that closes has forgotten its listeners
-                self._adapt()
+            if self._status == "closed" != status or (self._status == status and self._settled.is_set()):
+                return
+            self._status = status
+            self._settled.clear()
+            self._listening = 0.0  # a runtime that closes has forgotten its listeners
+            self._adapt()
 
     # -- sending: with the lock ----------------------------------------------------------------------------------------
 

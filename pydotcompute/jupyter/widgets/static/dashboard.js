@@ -58,6 +58,14 @@ function count(n) {
   return n < 1000 ? String(n) : NUMBER.format(n);
 }
 
+/** A count where there is little room: "1.5k". */
+function short(n) {
+  for (const [unit, scale] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+    if (n >= scale) return `${Number((n / scale).toPrecision(3))}${unit}`;
+  }
+  return String(n);
+}
+
 function perSecond(rate) {
   if (Number.isNaN(rate)) return "–";
   return rate === 0 ? "0" : rate < 9.95 ? rate.toFixed(1) : count(Math.round(rate));
@@ -335,8 +343,8 @@ function render({ model, el, ui }) {
     line.name(ids[i]);
     line.version(columns.version[i]);
     line.state(columns.state[i]);
-    line.depth(count(columns.depth[i]));
-    line.peak(`(${count(columns.peak[i])})`);
+    line.depth(columns.depth[i] < 10000 ? count(columns.depth[i]) : short(columns.depth[i]));
+    line.peak(`(${short(columns.peak[i])})`);
     line.peakBar(Math.min(columns.peak[i] / bound, 1).toFixed(3));
     line.depthBar(Math.min(columns.depth[i] / bound, 1).toFixed(3));
     line.full(columns.depth[i] >= 0.9 * bound);
