@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import itertools
 import os
 import subprocess
 import sys
@@ -529,6 +530,79 @@ async def test_what_waits_in_other_threads_ends_when_the_runtime_closes(runtime,
     await runtime.close()
     await asyncio.gather(*waiting)
     assert await ended is KernelState.TERMINATED
+
+
+def test_whoever_calls_as_the_runtime_closes_gets_an_answer_or_an_error():
+    for n in range(20):
+        runtime = RingKernelRuntime("thread")
+        runtime.sync.launch(ring_kernel(echo))
+        runtime.sync.activate("echo")
+        outcomes = []
+
+        def use(runtime=runtime, outcomes=outcomes):
+            try:
+                for i in itertools.count():
+                    runtime.sync.ask("echo", i)
+                    runtime.sync.wait_idle()
+                    asyncio.run(runtime.ask("echo", Ask(i)))
+            except Exception as error:
+                outcomes.append(type(error))
+
+        threads = [threading.Thread(target=use, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while runtime["echo"].statistics().processed < n:
+            pass
+        runtime.sync.close()
+        for thread in threads:
+            thread.join(5)
+            assert not thread.is_alive()
+        assert len(outcomes) == 4
+        assert set(outcomes) <= {RuntimeClosedError, KernelStateError}
+
+
+@pytest.mark.parametrize("call", ["ask", "receive", "wait_ended", "terminate"])
+def test_whoever_waits_for_a_loop_that_ends_gets_an_error_and_is_not_cancelled(call):
+    runtime = RingKernelRuntime("current")
+    waiting = [threading.Event(), threading.Event()]
+    outcomes = []
+
+    async def worker(ctx):
+        async for _ in ctx:
+            await asyncio.get_running_loop().create_future()
+
+    def arguments():
+        return ("worker", 1) if call == "ask" else ("worker",)
+
+    async def hop():
+        return await getattr(runtime, call)(*arguments())
+
+    def use(n):
+        try:
+            waiting[n].set()
+            outcomes.append(getattr(runtime.sync, call)(*arguments()) if n else asyncio.run(hop()))
+        except BaseException as error:
+            outcomes.append(error)
+
+    threads = [threading.Thread(target=use, args=(n,), daemon=True) for n in range(2)]
+
+    async def main():
+        kernel = await runtime.launch(ring_kernel(worker))
+        await kernel.activate()
+        await kernel.send(0)
+        while not kernel.busy:
+            await asyncio.sleep(0)
+        for thread in threads[: 1 if call == "terminate" else 2]:
+            thread.start()
+        while not (kernel._watchers or kernel._out.getter or kernel.queue_depth or kernel.state == "TERMINATING"):
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+    for thread in threads[: 1 if call == "terminate" else 2]:
+        thread.join(5)
+        assert not thread.is_alive()
+    for outcome in outcomes:
+        assert outcome is KernelState.TERMINATED or isinstance(outcome, RuntimeClosedError | KernelStateError), outcome
 
 
 @pytest.fixture

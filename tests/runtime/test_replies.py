@@ -492,6 +492,31 @@ async def test_a_full_outbox_blocks_the_body_and_its_status_says_so(runtime, sta
     assert kernel.waiting_for == ""
 
 
+@pytest.mark.parametrize("taken", [False, True])
+async def test_a_body_that_is_cancelled_at_a_full_outbox(start_on_current, taken):
+    runtime, start = start_on_current
+    tasks = []
+
+    async def worker(ctx):
+        tasks.append(asyncio.current_task())
+        async for n in ctx:
+            await ctx.send(n)
+
+    kernel = await start(worker, queue_size=1)
+    await kernel.send_many([0])
+    await runtime.wait_idle()
+    await kernel.send_many([1])
+    while not kernel.waiting_for:
+        await asyncio.sleep(0)
+    received = [await kernel.receive()] if taken else []  # then there is room, but the body has not run yet
+    tasks[0].cancel()
+    await runtime.wait_ended("worker")
+    while kernel.statistics().replies_unread:
+        received.append(await kernel.receive())
+    replies = [letter.message for letter in runtime.dead_letters if "unread" in letter.reason]
+    assert (received, replies) == (([0, 1], []) if taken else ([0], [1]))
+
+
 async def test_a_full_outbox_does_not_hold_up_the_reply_to_an_ask(runtime, start):
     await start(echo, queue_size=2)
     await runtime.send_many("echo", [1, 2])
