@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Iterable, Sequence
+from contextvars import copy_context
+from functools import partial
 from html import escape
 from itertools import pairwise
 from typing import Any
@@ -16,14 +19,16 @@ from ..telemetry import RuntimeStatistics
 from ..telemetry.html import runtime_html
 
 SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")
-"""Of the kernels in charts, by place. They are shown mixed with the colour of the text, as `--pdc-series-n` is in
-`dashboard.css`, so that they are readable on light and dark pages alike."""
+"""Of the kernels in charts, by place: visible on light and on dark. `dashboard.css` has the same, as `--pdc-series-n`.
+"""
 
+_INK2 = "color-mix(in srgb, currentColor 72%, transparent)"
 _NOTE = (
     "padding:3px 10px;color:color-mix(in srgb, #d1242f 70%, currentColor);"
     "font:12px/1.45 var(--jp-code-font-family,monospace)"
 )
-_INK2 = "color-mix(in srgb, currentColor 72%, transparent)"
+_SMALL = f"font-size:11px;line-height:1.3;color:{_INK2}"
+_APART = "display:flex;justify-content:space-between"
 
 
 class Outputs:
@@ -31,6 +36,7 @@ class Outputs:
 
     def __init__(self) -> None:
         self._id: str | None = None
+        self._context = copy_context()
 
     def show(self, bundle: dict[str, Any]) -> None:
         """Show this bundle of MIME types, from now on in one more place."""
@@ -44,7 +50,11 @@ class Outputs:
         if self._id is not None:
             from IPython.display import update_display
 
-            update_display(bundle, raw=True, display_id=self._id)  # type: ignore[no-untyped-call]
+            update = partial(update_display, bundle, raw=True, display_id=self._id)
+            try:
+                update()  # as an output of the cell that runs: while nbclient runs cells, it heeds no other
+            except LookupError:  # which that is, ipykernel 7.0 does not know on a thread of ours
+                self._context.copy().run(update)
 
 
 def dashboard_html(
@@ -62,44 +72,54 @@ def dashboard_html(
     lines = "".join(f"<div style='{_NOTE}'>{escape(note)}</div>" for note in notes)
     charts = ""
     if len(names) and (np.isfinite(depths).sum() > 1 or np.isfinite(rates).sum() > 1):
-        charts = "".join(
-            f"<div style='flex:1 1 320px;max-width:560px'>{chart_svg(title, unit, names, series, window)}</div>"
+        key = "display:inline-block;width:14px;height:3px;margin:0 6px 3px 0"
+        legend = "".join(
+            f"<span style='margin-right:16px'><span style='{key};background:{colour}'></span>{escape(name)}</span>"
+            for name, colour in zip(names, SERIES_COLOURS, strict=False)
+        )
+        both = "".join(
+            f"<div style='flex:1 1 320px;max-width:560px'>{chart_html(title, unit, names, series, window)}</div>"
             for title, unit, series in (("Queue depth", "messages", depths), ("Throughput", "msg/s", rates))
         )
-        charts = f"<div style='display:flex;flex-wrap:wrap;gap:14px;padding:8px 10px'>{charts}</div>"
-    return f"<div style='color:var(--jp-content-font-color1,inherit)'>{runtime_html(statistics)}{lines}{charts}</div>"
+        charts = (
+            f"<div style='padding:8px 10px 0'>{legend}</div>"
+            f"<div style='display:flex;flex-wrap:wrap;gap:14px;padding:4px 10px 8px'>{both}</div>"
+        )
+    style = "color:var(--jp-content-font-color1,inherit);font:12px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
+    return f"<div style='{style}'>{runtime_html(statistics)}{lines}{charts}</div>"
 
 
-def chart_svg(title: str, unit: str, names: Sequence[str], series: NDArray[np.floating[Any]], window: float) -> str:
-    """A line chart of the last `window` seconds as inline SVG; `series` has shape (len(names), points)."""
-    width, height, left, top, bottom = 480, 170, 44, 26 + 16 * len(names), 18
-    height += 16 * len(names)
+def chart_html(title: str, unit: str, names: Sequence[str], series: NDArray[np.floating[Any]], window: float) -> str:
+    """A line chart of the last `window` seconds; `series` has shape (len(names), points).
+
+    Its words are HTML, in the page's colours, and its lines an image: that is what is left of it where a page does not
+    trust the notebook.
+    """
     high = round_up(float(np.nanmax(series, initial=0.0)))
-    parts = []
-    for k in range(3):
-        y = top + (height - bottom - top) * k / 2
-        parts.append(
-            f"<line x1='{left}' x2='{width}' y1='{y:.1f}' y2='{y:.1f}' stroke='currentColor' stroke-opacity='.15'/>"
-            f"<text x='{left - 6}' y='{y + 4:.1f}' text-anchor='end'>{short(high * (2 - k) / 2)}</text>"
-        )
-    for i, (name, values) in enumerate(zip(names, series, strict=True)):
-        colour = SERIES_COLOURS[i % len(SERIES_COLOURS)]
-        stroke = f"stroke='{colour}' style='stroke:color-mix(in srgb, {colour} 80%, currentColor)'"
-        x = np.linspace(left, width, len(values))
-        y = height - bottom - values / high * (height - bottom - top)
-        parts.append(f"<path d='{_path(x, y)}' fill='none' stroke-width='1.6' {stroke}/>")
-        parts.append(
-            f"<line x1='{left}' x2='{left + 14}' y1='{30 + 16 * i}' y2='{30 + 16 * i}' stroke-width='3' {stroke}/>"
-            f"<text x='{left + 20}' y='{34 + 16 * i}'>{escape(name)}</text>"
-        )
+    ticks = "".join(f"<span>{short(value)}</span>" for value in (high, high / 2, 0))
     label = f"{title} ({unit}) over the last {window:g} s of {', '.join(names)}"
+    image = base64.b64encode(_lines_svg(series, high).encode()).decode()
     return (
-        f"<svg viewBox='0 0 {width} {height}' width='100%' role='img' aria-label='{escape(label)}' "
-        f"style='fill:{_INK2};font:11px var(--jp-ui-font-family,system-ui,sans-serif)'>"
-        f"<text x='{left}' y='14' style='fill:currentColor;font-weight:600'>{title}</text>"
-        f"<text x='{width}' y='14' text-anchor='end'>{unit}</text>{''.join(parts)}"
-        f"<text x='{left}' y='{height - 4}'>{window:g} s ago</text>"
-        f"<text x='{width}' y='{height - 4}' text-anchor='end'>now</text></svg>"
+        f"<div style='{_APART}'><b>{title}</b><span style='{_SMALL}'>{unit}</span></div>"
+        f"<div style='display:flex;height:120px'>"
+        f"<div style='flex:none;{_APART};flex-direction:column;width:38px;padding-right:6px;text-align:right;{_SMALL}'>"
+        f"{ticks}</div><img style='flex:1;min-width:0;width:100%;height:120px' alt='{escape(label)}' "
+        f"src='data:image/svg+xml;base64,{image}'></div>"
+        f"<div style='{_APART};padding-left:44px;{_SMALL}'><span>{window:g} s ago</span><span>now</span></div>"
+    )
+
+
+def _lines_svg(series: NDArray[np.floating[Any]], high: float) -> str:
+    width, height, edge = 440, 120, 6
+    levels = [edge, height / 2, height - edge]
+    parts = [f"<path d='M0 {y}H{width}' stroke='#808080' stroke-opacity='.3'/>" for y in levels]
+    for values, colour in zip(series, SERIES_COLOURS, strict=False):
+        x = np.linspace(0, width, len(values))
+        y = height - edge - values / high * (height - 2 * edge)
+        parts.append(f"<path d='{_path(x, y)}' stroke='{colour}' stroke-width='1.6'/>")
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' preserveAspectRatio='none' "
+        f"fill='none'>{''.join(parts)}</svg>"
     )
 
 

@@ -466,7 +466,7 @@ def test_the_picture_has_the_charts_that_were_shown(page, runtime, board, start)
     page.view(board)
     page.wait(lambda: board._rates.moment >= 0 and np.isfinite(board._rates.series(["a"])[1]).sum() > 1)
     html = board._repr_mimebundle_()["text/html"]
-    assert html.count("<svg viewBox='0 0 480") == 2
+    assert html.count("<img") == 2
     assert "Queue depth" in html
     assert "Throughput" in html
 

@@ -166,7 +166,7 @@ def test_the_notebook_keeps_the_last_picture(shown):
     nb, cell = shown
 
     def pictures() -> list[dict[str, Any]]:
-        messages = cell.messages
+        messages = [message for each in nb._cells.values() for message in each.messages]
         return [m["content"] for m in messages if m["msg_type"] in ("display_data", "update_display_data")]
 
     (first,) = pictures()

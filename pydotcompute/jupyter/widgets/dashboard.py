@@ -93,6 +93,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._context = contextvars.copy_context()
         self._status: schema.Status = "live"
         self._settled = threading.Event()  # the last picture of a frozen or closed runtime is out
+        self._refresh = False  # put it into the notebook, once it is
         self._views: list[comm.View] = []
         self._listening = 0.0  # the rate that the sampler was asked for; 0: not listening
         self._number = self._roster = 0
@@ -138,8 +139,8 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
     def freeze(self) -> None:
         """Keep the present picture, and put it into the notebook for those who read it without a kernel."""
         self._settle("frozen")
-        if self._status == "frozen":
-            self._settled.wait(2)
+        if self._status == "frozen" and self._settled.wait(2):
+            self._outputs.refresh(self._repr_mimebundle_())
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
@@ -160,8 +161,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self._ended.set()
             self._views.clear()
             self._adapt()
-            bundle = {"text/plain": repr(self), "text/html": self._html()}
-            self._context.copy().run(self._outputs.refresh, bundle)
+            self._outputs.refresh({"text/plain": repr(self), "text/html": self._html()})
         super().close()
         self._table.close()
         self._charts.close()
@@ -233,7 +233,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
                 self._chosen_at = 0.0
             case schema.Freeze(on):
                 if on:
-                    self._settle("frozen")
+                    self._settle("frozen", refresh=True)
                 else:
                     self.thaw()
             case schema.Command(verb, kernel, request):
@@ -281,40 +281,44 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
 
     def _take(self, frame: Frame) -> None:
         """On the sampler's thread: the next frame."""
-        self._context.copy().run(self._show, frame)
+        with self._writing:
+            self._context.copy().run(self._show, frame)
+            refresh, self._refresh = self._refresh and self._settled.is_set(), False
+        if refresh:
+            self._outputs.refresh(self._repr_mimebundle_())
 
     def _show(self, frame: Frame) -> None:
-        with self._writing:
-            if not self._settled.is_set():
-                self._frame = frame
-                self._rates.add(frame)
-            now = time.monotonic()
-            seen = self._seen(now)
-            if seen or self._status != "live":
-                # Nobody draws what is sent: slower, so that it does not pile up on the way.
-                late = seen and self._number - max(view.received for view in seen) > LATE * self._hz
-                if not late or now - self._sent_at >= 1:
-                    self._sent_at = now
-                    self._send_frame(now)
-            if self._status != "live" and not self._settled.is_set():
-                self._settled.set()
-                self._outputs.refresh(self._repr_mimebundle_())
-            self._adapt()
+        if not self._settled.is_set():
+            self._frame = frame
+            self._rates.add(frame)
+        now = time.monotonic()
+        seen = self._seen(now)
+        if seen or self._status != "live":
+            # Nobody draws what is sent: slower, so that it does not pile up on the way.
+            late = seen and self._number - max(view.received for view in seen) > LATE * self._hz
+            if not late or now - self._sent_at >= 1:
+                self._sent_at = now
+                self._send_frame(now)
+        if self._status != "live":
+            self._settled.set()
+        self._adapt()
 
     def _watch(self) -> None:
         """Notice that the runtime closes, also while nothing is sampled. A frozen picture stays as it is."""
         while not self._ended.wait(0.5):
             if self._runtime.closed and self._status != "frozen":
-                self._settle("closed")
+                self._settle("closed", refresh=True)
                 if self._settled.wait(0.5):  # else the runtime, still closing, took the listener off
                     return
 
-    def _settle(self, status: schema.Status) -> None:
+    def _settle(self, status: schema.Status, refresh: bool = False) -> None:
+        """Take one last picture; with `refresh` it is also put into the notebook then."""
         with self._writing:
             if self._status == "closed" != status or (self._status == status and self._settled.is_set()):
                 return
             self._status = status
             self._settled.clear()
+            self._refresh = refresh
             self._listening = 0.0  # a runtime that closes has forgotten its listeners
             self._adapt()
 
