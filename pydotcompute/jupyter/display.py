@@ -24,7 +24,7 @@ SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")
 
 _INK2 = "color-mix(in srgb, currentColor 72%, transparent)"
 _NOTE = (
-    "padding:3px 10px;color:color-mix(in srgb, #d1242f 70%, currentColor);"
+    "padding:3px 8px;color:color-mix(in srgb, #d1242f 70%, currentColor);"
     "font:12px/1.45 var(--jp-code-font-family,monospace)"
 )
 _SMALL = f"font-size:11px;line-height:1.3;color:{_INK2}"
@@ -82,8 +82,8 @@ def dashboard_html(
             for title, unit, series in (("Queue depth", "messages", depths), ("Throughput", "msg/s", rates))
         )
         charts = (
-            f"<div style='padding:8px 10px 0'>{legend}</div>"
-            f"<div style='display:flex;flex-wrap:wrap;gap:14px;padding:4px 10px 8px'>{both}</div>"
+            f"<div style='padding:8px 8px 0'>{legend}</div>"
+            f"<div style='display:flex;flex-wrap:wrap;gap:14px;padding:4px 8px 8px'>{both}</div>"
         )
     style = "color:var(--jp-content-font-color1,inherit);font:12px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
     return f"<div style='{style}'>{runtime_html(statistics)}{lines}{charts}</div>"

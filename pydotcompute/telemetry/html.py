@@ -37,7 +37,7 @@ _SHAPES = {  # on 10 by 10 units
     "FAILED": (_RED, "M5 .5l4.8 9h-9.6z"),
 }
 
-_CELL = f"padding:3px 10px;text-align:right;border:0;border-bottom:{_LINE};white-space:nowrap"
+_CELL = f"padding:3px 8px;text-align:right;border:0;border-bottom:{_LINE};white-space:nowrap"
 _LEFT = _CELL.replace("right", "left")
 _COLUMNS = (
     "kernel",
@@ -46,12 +46,12 @@ _COLUMNS = (
     "peak",
     "received",
     "processed",
-    "replied",
+    "errors",
+    "dead letters",
     "wait p50 / p99",
     "handle p50 / p99",
-    "errors",
+    "replied",
     "dropped",
-    "dead letters",
 )
 
 
@@ -71,9 +71,9 @@ def runtime_html(statistics: RuntimeStatistics, limit: int = 100) -> str:
     if statistics.dead_letters:
         head += f" &ensp;<span style='color:{_INK2}'>{_plural(statistics.dead_letters, 'dead letter')}</span>"
     left_out = max(len(kernels) - limit, 0)
-    foot = f"<div style='padding:4px 10px;color:{_INK2}'>and {left_out:,} more</div>" if left_out else ""
+    foot = f"<div style='padding:4px 8px;color:{_INK2}'>and {left_out:,} more</div>" if left_out else ""
     table = kernels_html(kernels[:limit]) if kernels else ""
-    return f"<div style='{_BLOCK}'><div style='padding:4px 10px'>{head}</div>{table}{foot}</div>"
+    return f"<div style='{_BLOCK}'><div style='padding:4px 8px'>{head}</div>{table}{foot}</div>"
 
 
 def kernels_html(kernels: Iterable[KernelStatistics]) -> str:
@@ -110,12 +110,12 @@ def _row(kernel: KernelStatistics) -> str:
         f"{kernel.queue_peak:,}",
         f"{kernel.received:,}",
         f"{kernel.processed:,}",
-        f"{kernel.replied:,}",
-        f"{duration(kernel.wait_p50)} / {duration(kernel.wait_p99)}",
-        f"{duration(kernel.handle_p50)} / {duration(kernel.handle_p99)}",
         errors,
-        f"{kernel.dropped:,}",
         f"{kernel.dead_letters:,}",
+        _percentiles(kernel.wait_p50, kernel.wait_p99),
+        _percentiles(kernel.handle_p50, kernel.handle_p99),
+        f"{kernel.replied:,}",
+        f"{kernel.dropped:,}",
     ):
         cells.append(f"<td style='{_CELL}'>{text}</td>")
     return "".join(cells)
@@ -125,8 +125,14 @@ _ICON = (
     "width='10' height='10' viewBox='0 0 10 10' aria-hidden='true' "
     "style='fill:currentColor;margin-right:6px;vertical-align:-1px;display:inline'"
 )
-_ID = "display:inline-block;max-width:240px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom"
+_ID = "display:inline-block;max-width:180px;overflow:hidden;text-overflow:ellipsis;vertical-align:bottom"
 _TAG = f"border:{_LINE};border-radius:4px;padding:0 5px;margin-left:4px;font-size:11px;color:{_INK2}"
+
+
+def _percentiles(p50: float, p99: float) -> str:
+    """``"31 / 95 µs"``: the unit once, when both have the same."""
+    (a, _, a_unit), (b, _, b_unit) = duration(p50).partition(" "), duration(p99).partition(" ")
+    return "–" if not a_unit else f"{a} / {b} {b_unit}" if a_unit == b_unit else f"{a} {a_unit} / {b} {b_unit}"
 
 
 def duration(seconds: float) -> str:

@@ -74,7 +74,7 @@ def test_a_row_has_the_figures_of_a_kernel():
     assert cells["queue"] == "12 of 1,024"
     assert cells["peak"] == "640"
     assert cells["received"] == "12,345"
-    assert cells["wait p50 / p99"] == "31 µs / 95 µs"
+    assert cells["wait p50 / p99"] == "31 / 95 µs"
     assert cells["handle p50 / p99"] == "2.1 µs / 1.5 s"
     assert cells["errors"] == "1"
     assert cells["dead letters"] == "3"

@@ -216,7 +216,7 @@ function render({ model, el, ui }) {
   const rate = kpi("messages");
   const lag = kpi("loop lag");
   const dead = kpi("dead letters");
-  const freeze = h("button", { type: "button", "aria-pressed": "false", title: "keep this picture, here and in the saved notebook" }, "Freeze");
+  const freeze = h("button", { type: "button", title: "keep this picture, here and in the saved notebook" }, "Freeze");
   const filter = h("input", { type: "search", placeholder: "Filter by id or state", "aria-label": "Filter by id or state" });
   filter.value = ui.filter;
   const buttons = Object.entries(VERBS).map(([verb, [label, shape]]) => {
@@ -261,7 +261,7 @@ function render({ model, el, ui }) {
     height: field((rows) => (body.style.height = `calc(${rows} * var(--pdc-row))`)),
     rowCount: attribute(grid, "aria-rowcount"),
     active: attribute(grid, "aria-activedescendant"),
-    frozen: attribute(freeze, "aria-pressed"),
+    frozen: field((frozen) => freeze.classList.toggle("pdc-primary", frozen)),
     freezeWord: text(freeze),
     empty: field((html) => (empty.innerHTML = html)),
     notes: field((json) => notes.replaceChildren(...JSON.parse(json).map(note))),
@@ -468,7 +468,7 @@ function render({ model, el, ui }) {
     }
     notes.hidden = !content.notes.length;
     write.notes(JSON.stringify(content.notes));
-    write.frozen(String(content.status === "frozen"));
+    write.frozen(content.status === "frozen");
     write.freezeWord(content.status === "frozen" ? "Go on" : "Freeze");
     freeze.disabled = content.status === "closed";
     write.frame(`frame ${count(content.number)}${skipped ? ` · ${count(skipped)} not drawn` : ""}`);
