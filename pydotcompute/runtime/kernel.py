@@ -464,7 +464,8 @@ class RingKernel:
             context, body = definition.context.copy(), self._contained(body)
         else:
             context = contextvars.copy_context()
-        self._task = self._scheduler.loop.create_task(body, name=self.id, context=context)
+        # Not by `create_task`: a loop whose tasks begin eagerly would run the body before this kernel knows its task.
+        self._task = asyncio.Task(body, loop=self._scheduler.loop, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
 
     async def _contained(self, body: Coroutine[Any, Any, Any]) -> None:
