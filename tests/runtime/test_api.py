@@ -982,7 +982,7 @@ async def test_an_impossible_window_is_refused(runtime, start, window):
         await anext(runtime.map("worker", [1], window=window))
 
 
-async def test_map_shows_progress_when_asked(runtime, start, monkeypatch):
+async def test_map_shows_progress_when_asked(runtime, start, monkeypatch, in_thread):
     bars = []
 
     class Bar:
@@ -1010,6 +1010,9 @@ async def test_map_shows_progress_when_asked(runtime, start, monkeypatch):
     assert (bars[0].count, bars[0].closed, bars[0].options["total"]) == (3, True, 3)
     assert [reply async for reply in runtime.map("worker", iter([1]), progress=True)] == [1]
     assert bars[1].options["total"] is None
+    assert [reply async for reply in runtime["worker"].map([1, 2], progress=True)] == [1, 2]
+    assert await in_thread(lambda: runtime.sync.map("worker", [1, 2], progress=True)) == [1, 2]
+    assert [bar.count for bar in bars] == [3, 1, 2, 2]
 
 
 async def test_progress_without_tqdm_says_what_to_install(runtime, start, monkeypatch):

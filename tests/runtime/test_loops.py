@@ -139,6 +139,27 @@ async def test_two_runtimes_are_apart(loop_mode):
         assert await second.ask("echo", 1) == 1
 
 
+if sys.version_info >= (3, 12):
+
+    async def test_a_loop_whose_tasks_begin_eagerly():
+        refused = []
+
+        async def selfish(ctx):
+            for call in (lambda: ctx.ask("selfish", 1), lambda: runtime.terminate("selfish")):
+                try:
+                    await call()
+                except KernelStateError as error:
+                    refused.append(str(error))
+
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        async with RingKernelRuntime("current") as runtime:
+            for body in (selfish, echo):
+                await (await runtime.launch(ring_kernel(body))).activate()
+            assert await runtime.wait_ended("selfish") is KernelState.TERMINATED
+            assert await asyncio.gather(*(runtime.ask("echo", Ask(n)) for n in range(3))) == [Ask(n) for n in range(3)]
+        assert len(refused) == 2
+
+
 # -- from another loop ---------------------------------------------------------------------------------------------
 
 
@@ -835,7 +856,7 @@ def sizes(runtime):
         "deadlines": sum(len(waits) + 1 for waits in scheduler._deadlines.values()),
         "woken": len(scheduler.woken),
         "aside": sum(len(kernel._aside or ()) for kernel in runtime.kernels.values()),
-        "timers": len(runtime._loop._scheduled),
+        "timers": len(scheduler._timers),
         "watchers": sum(len(kernel._watchers or ()) for kernel in runtime.kernels.values()),
         "types": len(runtime["echo"]._input_types),
     }
