@@ -219,8 +219,7 @@ class RingMagics(Magics):
         def start(_: Any = None) -> None:
             publish()
             at_once(runtime, runtime.launch, definition)
-            at_once(runtime, runtime.activate, name)
-            print(f"{name} is active")  # noqa: T201
+            _activate(runtime, name)
 
         if kernel is None or kernel.state.over:
             start()
@@ -229,15 +228,15 @@ class RingMagics(Magics):
         elif restart:
             finish(runtime, runtime.terminate, name, False, then=start)
         else:
-            publish()
-            if kernel.state is KernelState.LAUNCHED:
-                at_once(runtime, runtime.activate, name)
             when = "after the message in hand" if kernel.busy else "now"
             kept = _messages(kernel.queue_depth)
             paused = "; still paused" if kernel.state is KernelState.DEACTIVATED else ""
             print(  # noqa: T201
                 f"{name}: version {version} takes over {when}; ctx.state and {kept} in the mailbox kept{paused}"
             )
+            publish()
+            if kernel.state is KernelState.LAUNCHED:
+                _activate(runtime, name)
 
     @no_var_expand
     @needs_local_scope
@@ -313,8 +312,7 @@ class RingMagics(Magics):
         # A kernel that had ended, or was busy until its end, has not taken a later definition over.
         latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
         at_once(runtime, lambda: runtime.launch(latest, kernel_id=kernel.id))
-        at_once(runtime, runtime.activate, kernel.id)
-        print(f"{kernel.id} is active")  # noqa: T201
+        _activate(runtime, kernel.id)
 
     def _dashboard(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> Any:
         from .widgets import dashboard
@@ -384,6 +382,11 @@ _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
 def _cell_number() -> int:
     cell = current_cell()
     return cell.number if cell is not None else 0
+
+
+def _activate(runtime: RingKernelRuntime, kernel_id: str) -> None:
+    print(f"{kernel_id} is active")  # noqa: T201 - said first: what the body prints at once would mix with it
+    at_once(runtime, runtime.activate, kernel_id)
 
 
 def _messages(n: int) -> str:
