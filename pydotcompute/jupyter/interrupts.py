@@ -11,6 +11,7 @@ import atexit
 import signal
 import socket
 import threading
+from contextlib import suppress
 
 _ends: tuple[asyncio.AbstractEventLoop, socket.socket, socket.socket] | None = None
 
@@ -29,12 +30,13 @@ def load() -> None:
     writer.setblocking(False)
     other = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     if other == -1:
-        loop.add_reader(reader, reader.recv, 4096)
-        _ends = loop, reader, writer
-    else:
-        signal.set_wakeup_fd(other)
-        reader.close()
-        writer.close()
+        with suppress(NotImplementedError):  # Windows has loops that cannot watch a socket
+            loop.add_reader(reader, reader.recv, 4096)
+            _ends = loop, reader, writer
+            return
+    signal.set_wakeup_fd(other)
+    reader.close()
+    writer.close()
 
 
 @atexit.register
