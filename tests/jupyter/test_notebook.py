@@ -102,17 +102,18 @@ def test_kernels_and_samples_go_on_while_a_cell_blocks(nb: NotebookKernel, block
     handled, longest, seconds = nb.value(
         "len(inside), max(b - a for a, b in zip([begin, *inside], [*inside, end])), end - begin"
     )
-    assert handled > 20 * seconds
-    assert longest < 0.5
+    assert handled > 20 * seconds  # five times as many on a quiet machine
+    assert longest < seconds / 3
     # What a dashboard draws was sampled meanwhile, and shows the progress.
     frames = nb.value(
         "[(int(f.rows[0]['processed']), f.loop_lag or 0., f.notebook_lag or 0.) "
         "for f in frames if begin < f.time_ns / 1e9 < end]"
     )
-    assert len(frames) > 5 * seconds
+    assert len(frames) > 3 * seconds
     processed, _, notebook_lag = zip(*frames, strict=True)
-    assert list(processed) == sorted(set(processed))
-    assert max(notebook_lag) > 0.8 * seconds  # it shows that the notebook hangs
+    assert list(processed) == sorted(processed)
+    assert processed[-1] - processed[0] > handled / 3
+    assert max(notebook_lag) > seconds / 2  # it shows that the notebook hangs
 
 
 def test_on_the_notebooks_own_loop_they_rest_while_a_cell_blocks_and_that_is_shown(nb: NotebookKernel) -> None:
