@@ -41,10 +41,28 @@ const PLAY = "M1.5 .5l8 4.5l-8 4.5z";
 const DOWN = "M0 3h10l-5 5.5z";
 const LOOK = {
   CREATED: { word: "created", tone: "idle", shape: RING, verbs: [] },
-  LAUNCHED: { word: "launched", tone: "idle", shape: RING, verbs: ["stop"], hint: "waits for await runtime.activate(…)" },
+  LAUNCHED: {
+    word: "launched",
+    tone: "idle",
+    shape: RING,
+    verbs: ["stop"],
+    hint: "waits for await runtime.activate(…)",
+  },
   ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "stop"] },
-  DEACTIVATED: { word: "paused", tone: "warn", shape: BARS, verbs: ["resume", "stop"], hint: "queues messages until it is resumed" },
-  TERMINATING: { word: "stopping", tone: "warn", shape: "M5 .5a4.5 4.5 0 1 0 0 9z", verbs: [], hint: "handles what is queued" },
+  DEACTIVATED: {
+    word: "paused",
+    tone: "warn",
+    shape: BARS,
+    verbs: ["resume", "stop"],
+    hint: "queues messages until it is resumed",
+  },
+  TERMINATING: {
+    word: "stopping",
+    tone: "warn",
+    shape: "M5 .5a4.5 4.5 0 1 0 0 9z",
+    verbs: [],
+    hint: "handles what is queued",
+  },
   TERMINATED: { word: "ended", tone: "idle", shape: SQUARE, verbs: [] },
   FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: [] },
 };
@@ -60,7 +78,11 @@ function count(n) {
 
 /** A count where there is little room: "1.5k". */
 function short(n) {
-  for (const [unit, scale] of [["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
+  for (const [unit, scale] of [
+    ["G", 1e9],
+    ["M", 1e6],
+    ["k", 1e3],
+  ]) {
     if (n >= scale) return `${Number((n / scale).toPrecision(3))}${unit}`;
   }
   return String(n);
@@ -73,7 +95,11 @@ function perSecond(rate) {
 
 /** [number, unit]: "2.1", "µs". */
 function duration(seconds) {
-  for (const [unit, scale] of [["µs", 1e6], ["ms", 1e3], ["s", 1]]) {
+  for (const [unit, scale] of [
+    ["µs", 1e6],
+    ["ms", 1e3],
+    ["s", 1],
+  ]) {
     const value = seconds * scale;
     if (value < 999.5 || unit === "s") return [value < 9.95 ? value.toFixed(1) : count(Math.round(value)), unit];
   }
@@ -109,11 +135,14 @@ function svg(path, attributes = { viewBox: "0 0 10 10", "aria-hidden": "true" })
 function field(write) {
   let last;
   return (value) => {
-    if (value !== last) write((last = value));
+    if (value === last) return;
+    last = value;
+    write(value);
   };
 }
 const text = (el) => field((value) => (el.textContent = value));
-const attribute = (el, name) => field((value) => (value === null ? el.removeAttribute(name) : el.setAttribute(name, value)));
+const attribute = (el, name) =>
+  field((value) => (value === null ? el.removeAttribute(name) : el.setAttribute(name, value)));
 
 // -- the connection ----------------------------------------------------------------------------------------------------
 
@@ -210,14 +239,24 @@ function render({ model, el, ui }) {
     const term = h("small", {}, label);
     const value = h("b");
     const box = h("div", {}, value, term);
-    return { box, label: text(term), value: text(value), late: field((late) => box.classList.toggle("pdc-late", late)), hide: field((hide) => (box.hidden = hide)) };
+    return {
+      box,
+      label: text(term),
+      value: text(value),
+      late: field((late) => box.classList.toggle("pdc-late", late)),
+      hide: field((hide) => (box.hidden = hide)),
+    };
   };
   const kernels = kpi("no kernels");
   const rate = kpi("messages");
   const lag = kpi("loop lag");
   const dead = kpi("dead letters");
   const freeze = h("button", { type: "button", title: "keep this picture, here and in the saved notebook" }, "Freeze");
-  const filter = h("input", { type: "search", placeholder: "Filter by id or state", "aria-label": "Filter by id or state" });
+  const filter = h("input", {
+    type: "search",
+    placeholder: "Filter by id or state",
+    "aria-label": "Filter by id or state",
+  });
   filter.value = ui.filter;
   const buttons = Object.entries(VERBS).map(([verb, [label, shape]]) => {
     const button = h("button", { type: "button", "data-verb": verb }, svg(shape), label);
@@ -228,21 +267,40 @@ function render({ model, el, ui }) {
   const titles = h("div", { class: "pdc-row pdc-titles", role: "row", "aria-rowindex": "1" });
   const sorters = TITLES.map(([column, title, left]) => {
     const cell = h("div", { role: "columnheader", "data-column": column, ...(left && { class: "pdc-left" }) });
-    const sortable = column === "spark" ? null : h("button", { type: "button", tabindex: "-1", title: `sort by ${title}${TIPS[column] ? `: ${TIPS[column]}` : ""}` }, title, svg(DOWN));
+    const sortable =
+      column === "spark"
+        ? null
+        : h(
+            "button",
+            { type: "button", tabindex: "-1", title: `sort by ${title}${TIPS[column] ? `: ${TIPS[column]}` : ""}` },
+            title,
+            svg(DOWN),
+          );
     if (sortable) on(sortable, "click", () => sortBy(column));
     cell.append(sortable ?? h("span", { title: TIPS[column] }, title));
     titles.append(cell);
     return [column, attribute(cell, "aria-sort")];
   });
   const body = h("div", { class: "pdc-body", role: "rowgroup" });
-  const grid = h("div", { class: "pdc-grid", role: "grid", tabindex: "0", "aria-label": "Ring kernels", "aria-multiselectable": "true" }, h("div", { role: "rowgroup" }, titles), body);
+  const grid = h(
+    "div",
+    { class: "pdc-grid", role: "grid", tabindex: "0", "aria-label": "Ring kernels", "aria-multiselectable": "true" },
+    h("div", { role: "rowgroup" }, titles),
+    body,
+  );
   const empty = h("div", { class: "pdc-empty" });
   const notes = h("div", { class: "pdc-notes", role: "list", tabindex: "0", "aria-label": "What is wrong" });
   const liveWord = h("span");
   const live = h("span", { class: "pdc-live", role: "status" }, svg(DISC), liveWord);
   const selectedWord = h("span");
   const frameWord = h("span");
-  const head = h("div", { class: "pdc-head" }, h("h2", {}, "Ring kernels"), h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box), freeze);
+  const head = h(
+    "div",
+    { class: "pdc-head" },
+    h("h2", {}, "Ring kernels"),
+    h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box),
+    freeze,
+  );
   const bar = h("div", { class: "pdc-bar" }, filter, say, ...buttons.map(({ button }) => button));
   const foot = h("div", { class: "pdc-foot" }, live, selectedWord, h("span", { class: "pdc-grow" }), frameWord);
   // JupyterLab's single-key shortcuts are not meant for what is typed here.
@@ -281,14 +339,25 @@ function render({ model, el, ui }) {
     const depthBar = h("b");
     const depth = h("span");
     const peak = h("small");
-    const queue = h("div", { role: "gridcell", class: "pdc-left pdc-queue" }, h("i", { "aria-hidden": "true" }, peakBar, depthBar), h("span", {}, depth, " ", peak));
+    const queue = h(
+      "div",
+      { role: "gridcell", class: "pdc-left pdc-queue" },
+      h("i", { "aria-hidden": "true" }, peakBar, depthBar),
+      h("span", {}, depth, " ", peak),
+    );
     const line = svg("", { viewBox: "0 0 84 18", preserveAspectRatio: "none", role: "img", "aria-label": "" });
     const cell = (extra = {}) => h("div", { role: "gridcell", ...extra });
     const id = cell({ class: "pdc-left pdc-id" });
     id.append(name, version);
     const spark = cell({ class: "pdc-left pdc-spark" });
     spark.append(line);
-    const cells = { rate: cell(), wait: cell({ "data-column": "waitP99" }), handle: cell({ "data-column": "handleP99" }), errors: cell(), dead: cell() };
+    const cells = {
+      rate: cell(),
+      wait: cell({ "data-column": "waitP99" }),
+      handle: cell({ "data-column": "handleP99" }),
+      errors: cell(),
+      dead: cell(),
+    };
     const node = h("div", { class: "pdc-row", role: "row" }, id, state, queue, spark, ...Object.values(cells));
     body.append(node);
     return {
@@ -331,7 +400,6 @@ function render({ model, el, ui }) {
       dead: text(cells.dead),
       selected: attribute(node, "aria-selected"),
       cursor: field((at) => node.classList.toggle("pdc-at", at)),
-      sparkOf: field(() => {}),
     };
   }
 
@@ -348,7 +416,9 @@ function render({ model, el, ui }) {
     line.peakBar(Math.min(columns.peak[i] / bound, 1).toFixed(3));
     line.depthBar(Math.min(columns.depth[i] / bound, 1).toFixed(3));
     line.full(columns.depth[i] >= 0.9 * bound);
-    line.queueTitle(`${count(columns.depth[i])} of ${count(columns.bound[i])} queued, at most ${count(columns.peak[i])} so far`);
+    line.queueTitle(
+      `${count(columns.depth[i])} of ${count(columns.bound[i])} queued, at most ${count(columns.peak[i])} so far`,
+    );
     line.rate(perSecond(columns.rate[i]));
     line.wait(percentiles(columns.waitP50[i], columns.waitP99[i]));
     line.handle(percentiles(columns.handleP50[i], columns.handleP99[i]));
@@ -361,7 +431,9 @@ function render({ model, el, ui }) {
     if (line.drawn !== drawn) {
       line.drawn = drawn;
       line.line(sparkPath(sparks[i]));
-      line.lineLabel(`rate over the last ${Math.round(content.points * content.step)} seconds, now ${perSecond(columns.rate[i])} messages a second`);
+      line.lineLabel(
+        `rate over the last ${Math.round(content.points * content.step)} seconds, now ${perSecond(columns.rate[i])} messages a second`,
+      );
     }
   }
 
@@ -410,7 +482,8 @@ function render({ model, el, ui }) {
       const sign = down ? -1 : 1;
       const values = columns[column];
       const of = (i) => (Number.isNaN(values[i]) ? -1 : values[i]);
-      const compare = column === "id" ? (a, b) => ids[a].localeCompare(ids[b], "en", { numeric: true }) : (a, b) => of(a) - of(b);
+      const compare =
+        column === "id" ? (a, b) => ids[a].localeCompare(ids[b], "en", { numeric: true }) : (a, b) => of(a) - of(b);
       order.sort((a, b) => sign * compare(a, b) || a - b);
     }
   }
@@ -427,9 +500,17 @@ function render({ model, el, ui }) {
     const counts = new Map();
     for (const state of columns.state) counts.set(state, (counts.get(state) ?? 0) + 1);
     kernels.value(count(ids.length));
-    kernels.label([...counts].sort((a, b) => SHOWN.indexOf(a[0]) - SHOWN.indexOf(b[0])).map(([state, n]) => `${count(n)} ${LOOK[STATES[state]]?.word ?? state}`).join(" · ") || "no kernels");
+    kernels.label(
+      [...counts]
+        .sort((a, b) => SHOWN.indexOf(a[0]) - SHOWN.indexOf(b[0]))
+        .map(([state, n]) => `${count(n)} ${LOOK[STATES[state]]?.word ?? state}`)
+        .join(" · ") || "no kernels",
+    );
     rate.value(content.rate === null ? "–" : `${perSecond(content.rate)}/s`);
-    const lags = [["runtime", content.lag], ["notebook", content.notebookLag]].filter(([, value]) => value !== null);
+    const lags = [
+      ["runtime", content.lag],
+      ["notebook", content.notebookLag],
+    ].filter(([, value]) => value !== null);
     lag.hide(!lags.length);
     lag.value(lags.map(([, value]) => duration(value).join(" ")).join(" · "));
     lag.label(`loop lag: ${lags.map(([name]) => name).join(" · ")}`);
@@ -464,7 +545,15 @@ function render({ model, el, ui }) {
       const apt = chosen.filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
       const off = content.status !== "live" || !!trouble || !apt.length;
       disabled(off);
-      title(content.status !== "live" ? `the picture is ${content.status}` : !chosen.length ? `select the kernels to ${verb}` : apt.length ? `${verb} ${apt.length === 1 ? ids[apt[0]] : `${apt.length} kernels`}` : `none of the selected can be ${PAST[verb]}`);
+      title(
+        content.status !== "live"
+          ? `the picture is ${content.status}`
+          : !chosen.length
+            ? `select the kernels to ${verb}`
+            : apt.length
+              ? `${verb} ${apt.length === 1 ? ids[apt[0]] : `${apt.length} kernels`}`
+              : `none of the selected can be ${PAST[verb]}`,
+      );
     }
     notes.hidden = !content.notes.length;
     write.notes(JSON.stringify(content.notes));
@@ -472,7 +561,8 @@ function render({ model, el, ui }) {
     write.freezeWord(content.status === "frozen" ? "Go on" : "Freeze");
     freeze.disabled = content.status === "closed";
     write.frame(`frame ${count(content.number)}${skipped ? ` · ${count(skipped)} not drawn` : ""}`);
-    for (const [column, sorted] of sorters) sorted(ui.sort.column === column ? (ui.sort.down ? "descending" : "ascending") : null);
+    for (const [column, sorted] of sorters)
+      sorted(ui.sort.column === column ? (ui.sort.down ? "descending" : "ascending") : null);
 
     if (visible && content.number > acknowledged && now - ackAt >= 1000) {
       ackAt = now;
@@ -538,7 +628,9 @@ function render({ model, el, ui }) {
       const what = asked.get(request);
       if (!what) continue;
       asked.delete(request);
-      said = ok ? { text: `${what.kernel} ${PAST[what.verb]}`, bad: false } : { text: `${what.verb} ${what.kernel}: ${why}`, bad: true };
+      said = ok
+        ? { text: `${what.kernel} ${PAST[what.verb]}`, bad: false }
+        : { text: `${what.verb} ${what.kernel}: ${why}`, bad: true };
     }
     redraw();
   }
@@ -574,7 +666,10 @@ function render({ model, el, ui }) {
     for (const chart of root.closest(".pydotcompute")?.querySelectorAll(".bqplot .svg-figure:not([role])") ?? []) {
       const title = chart.closest(".bqplot").parentElement.querySelector(".pdc-title")?.textContent ?? "Chart";
       chart.setAttribute("role", "img");
-      chart.setAttribute("aria-label", `${title} over time, of the kernels in the legend; the table has the present values`);
+      chart.setAttribute(
+        "aria-label",
+        `${title} over time, of the kernels in the legend; the table has the present values`,
+      );
     }
   }
 
@@ -622,7 +717,10 @@ function render({ model, el, ui }) {
   function pick(at, event) {
     const id = ids[order[at]];
     if (event.shiftKey && ui.cursor !== null) {
-      const from = Math.max(0, order.findIndex((i) => ids[i] === ui.cursor));
+      const from = Math.max(
+        0,
+        order.findIndex((i) => ids[i] === ui.cursor),
+      );
       select(order.slice(Math.min(from, at), Math.max(from, at) + 1).map((i) => ids[i]));
       return;
     }
@@ -640,7 +738,14 @@ function render({ model, el, ui }) {
     if (event.target !== grid || !order.length) return;
     const at = order.findIndex((i) => ids[i] === ui.cursor);
     const page = Math.max(1, Math.floor(grid.clientHeight / rowHeight()) - 2);
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, PageDown: at + page, PageUp: at - page, Home: 0, End: order.length - 1 }[event.key];
+    const to = {
+      ArrowDown: at + 1,
+      ArrowUp: at - 1,
+      PageDown: at + page,
+      PageUp: at - page,
+      Home: 0,
+      End: order.length - 1,
+    }[event.key];
     if (to !== undefined) {
       const next = Math.min(Math.max(to, 0), order.length - 1);
       ui.cursor = ids[order[next]];
@@ -648,7 +753,8 @@ function render({ model, el, ui }) {
       // The row of titles sticks to the top and covers what lies below it.
       const top = next * height;
       if (top < grid.scrollTop) grid.scrollTop = top;
-      else if (top + 2 * height > grid.scrollTop + grid.clientHeight) grid.scrollTop = top + 2 * height - grid.clientHeight;
+      else if (top + 2 * height > grid.scrollTop + grid.clientHeight)
+        grid.scrollTop = top + 2 * height - grid.clientHeight;
       redraw();
     } else if ((event.key === " " || event.key === "Enter") && at >= 0) {
       pick(at, { ctrlKey: true });
@@ -697,14 +803,17 @@ function render({ model, el, ui }) {
   connect(model, signal, heard, () => {
     trouble = "no connection to the kernel: run the cell again";
     redraw();
-  }).then((connected) => {
-    send = connected;
-    if (ui.selected.size) select(ui.selected);
-    sight.observe(root);
-  }, (error) => {
-    trouble = `no connection to the kernel: ${error.message}`;
-    redraw();
-  });
+  }).then(
+    (connected) => {
+      send = connected;
+      if (ui.selected.size) select(ui.selected);
+      sight.observe(root);
+    },
+    (error) => {
+      trouble = `no connection to the kernel: ${error.message}`;
+      redraw();
+    },
+  );
   redraw();
 
   return () => {
@@ -715,10 +824,12 @@ function render({ model, el, ui }) {
   };
 }
 
-const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) => STATES.indexOf(state));
+const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) =>
+  STATES.indexOf(state),
+);
 const PAST = { pause: "paused", resume: "resumed", stop: "stopped" };
 const EMPTY =
-  "<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch(\"name\")</code>" +
+  '<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch("name")</code>' +
   " &ensp;or define one in a cell: <code>%%ring_kernel name</code></p>";
 
 /** One per widget: what its views have in common lives here, so that a view drawn anew goes on where it was. */
