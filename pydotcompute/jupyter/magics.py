@@ -173,7 +173,9 @@ class RingMagics(Magics):
                 if given or options.kernel_id not in (None, function.kernel_id):
                     raise UsageError("options are given twice: take off @ring_kernel or those of the magic")
                 definition = function
-            elif not inspect.iscoroutinefunction(function):
+            elif inspect.isroutine(function) and not (
+                inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+            ):
                 raise UsageError(
                     f"%%ring_kernel makes a ring kernel of the last function in the cell, but {name!r} is no "
                     f"`async def`: write `async def {name}(ctx)`, or put the ring kernel last"

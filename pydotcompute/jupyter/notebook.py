@@ -47,7 +47,8 @@ def choose_loop(mode: Literal["thread", "current"]) -> RingKernelRuntime:
     if runtime.loop_mode != mode:
         running = [kernel.id for kernel in runtime.kernels.values() if not kernel.state.over]
         if running:
-            raise KernelStateError(f"stop {', '.join(map(repr, running))} first: %ring stop --all")
+            names = ", ".join(map(repr, running))
+            raise KernelStateError(f"stop {names} in a cell before this one: %ring stop --all")
         finish(runtime, runtime.close)
         runtime = _namespace()[NAME] = _made = RingKernelRuntime(mode)
     return runtime

@@ -62,6 +62,8 @@ class RingKernelDefinition:
         state: Callable[[], Any] | None = None,
         scope: dict[str, Any] | None = None,
     ) -> None:
+        if inspect.isasyncgenfunction(body):
+            raise DefinitionError(f"{body.__name__!r} yields: write an `async def` that replies with ctx.send")
         if not inspect.iscoroutinefunction(body):
             raise DefinitionError(
                 f"a ring kernel is an `async def` with one parameter, the context; {body!r} is not an async function"

@@ -304,6 +304,11 @@ BROKEN = {
         "'count' is no `async def`",
         "put the ring kernel last",
     ),
+    "yield": (
+        "async def count(ctx):\n    yield 1",
+        "",
+        "'count' yields: write an `async def` that replies with ctx.send",
+    ),
     "no parameter": ("async def count(): ...", "", "the body of 'count' must take one parameter, the context"),
     "unreadable type": (
         "from pydotcompute import KernelContext\nasync def count(ctx: 'KernelContext[Nowhere, int]'): ...",
@@ -659,7 +664,9 @@ def test_names_may_come_from_variables(nb: NotebookKernel) -> None:
 def test_loop(nb: NotebookKernel) -> None:
     assert nb.run("%ring loop").stdout == "ring kernels run on a loop in a thread of their own (loop='thread')\n"
     nb.run(ECHO)
-    assert nb.fail("%ring loop current").text == "KernelStateError: stop 'echo' first: %ring stop --all"
+    assert nb.fail("%ring loop current").text == (
+        "KernelStateError: stop 'echo' in a cell before this one: %ring stop --all"
+    )
     assert nb.run("%ring loop thread").stdout.endswith("(loop='thread')\n")  # no change
     nb.run("%ring stop --all")
     assert nb.run("%ring loop current").stdout == "ring kernels run on the notebook's own loop (loop='current')\n"
