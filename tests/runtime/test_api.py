@@ -297,8 +297,8 @@ def test_a_body_must_be_an_async_function_of_one_parameter():
 
     async def keyword(*, ctx): ...
 
-    for body in (plain, generator):
-        with pytest.raises(DefinitionError, match="async def"):
+    for body, remedy in ((plain, "async def"), (generator, "await ctx.send")):
+        with pytest.raises(DefinitionError, match=remedy):
             ring_kernel(body)
     for body in (none, two, keyword):
         with pytest.raises(DefinitionError, match=r"one parameter.*\(ctx\)"):
@@ -971,6 +971,27 @@ async def test_map_raises_at_the_place_of_the_message_and_goes_no_further(runtim
     with pytest.raises(StopAsyncIteration):
         await anext(replies)
     assert len(asked) < 10
+
+
+async def test_map_ends_with_its_source(runtime, start):
+    async def worker(ctx):
+        async for n in ctx:
+            await ctx.send(n)
+
+    def source():
+        yield from range(5)
+        raise ZeroDivisionError
+
+    kernel = await start(worker)
+    replies = runtime.map("worker", source(), window=2)
+    assert [await anext(replies) for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(ZeroDivisionError):
+        await anext(replies)
+    await runtime.wait_idle()
+    assert kernel.unanswered == 0
+    with pytest.raises(TypeError):
+        await anext(runtime.map("worker", 5))
+    assert [reply async for reply in runtime.map("worker", [])] == []
 
 
 @pytest.mark.parametrize("window", [0, -1, 1.5, True, None])

@@ -55,17 +55,40 @@ async def swallow_exceptions(ctx, seen, log):
         log.append("finally")
 
 
+async def receive_inside_a_timeout(ctx, seen, log):
+    try:
+        while not ctx.should_terminate:
+            async with asyncio.timeout(60):
+                seen.append(await ctx.receive())
+        log.append("after the loop")
+    finally:
+        log.append("finally")
+
+
+async def receive_by_wait_for(ctx, seen, log):
+    try:
+        while not ctx.should_terminate:
+            seen.append(await asyncio.wait_for(ctx.receive(), 60))
+        log.append("after the loop")
+    finally:
+        log.append("finally")
+
+
 IDLE_LOGS = {
     receive_loop: ["finally"],
     receive_with_timeout: ["timeout", "after the loop", "finally"],
     for_loop: ["after the loop", "finally"],
     swallow_exceptions: ["finally"],
+    receive_inside_a_timeout: ["finally"],
+    receive_by_wait_for: ["finally"],
 }
 DRAINED_LOGS = {
     receive_loop: ["after the loop", "finally"],
     receive_with_timeout: ["after the loop", "finally"],
     for_loop: ["after the loop", "finally"],
     swallow_exceptions: ["finally"],
+    receive_inside_a_timeout: ["after the loop", "finally"],
+    receive_by_wait_for: ["after the loop", "finally"],
 }
 
 
