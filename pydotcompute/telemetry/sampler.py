@@ -75,6 +75,7 @@ class Sampler:
         self._take, self._poke = take, poke
         self._changed = threading.Condition()
         self._intervals: dict[Listener, float] = {}
+        self._due: dict[Listener, float] = {}  # when each is called next, on the clock of time.monotonic
         self._thread: threading.Thread | None = None
 
     @property
@@ -93,6 +94,8 @@ class Sampler:
             raise ValueError(f"hz must be above 0 and at most 100, not {hz!r}")
         with self._changed:
             self._intervals[listener] = 1.0 / hz
+            # A frame at once for who is new; one whose rate changes waits no longer than its new interval.
+            self._due[listener] = min(self._due.get(listener, 0.0), time.monotonic() + 1.0 / hz)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="pydotcompute-sampler", daemon=True)
                 self._thread.start()
@@ -102,39 +105,33 @@ class Sampler:
         """Stop calling `listener`; after the last one the thread ends."""
         with self._changed:
             self._intervals.pop(listener, None)
+            self._due.pop(listener, None)
             self._changed.notify()
 
     def close(self) -> None:
         """Take every listener off and wait for the thread to end."""
         with self._changed:
             self._intervals.clear()
+            self._due.clear()
             self._changed.notify()
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(timeout=2)
 
     def _run(self) -> None:
-        due: dict[Listener, float] = {}
         while True:
             with self._changed:
-                due = {listener: due.get(listener, 0.0) for listener in self._intervals}
-                if not due:
+                if not self._intervals:
                     self._thread = None
                     return
-                wait = min(due.values()) - time.monotonic()
+                now = time.monotonic()
+                wait = min(self._due.values()) - now
                 if wait > 0:
                     self._changed.wait(wait)
-                    # A rate may have changed: nobody waits longer than the interval it has now.
-                    limit = time.monotonic()
-                    due = {
-                        listener: min(due.get(listener, 0.0), limit + interval)
-                        for listener, interval in self._intervals.items()
-                    }
                     continue
-                now = time.monotonic()
-                listeners = [listener for listener, when in due.items() if when <= now]
+                listeners = [listener for listener, when in self._due.items() if when <= now]
                 for listener in listeners:
-                    due[listener] = now + self._intervals[listener]
+                    self._due[listener] = now + self._intervals[listener]
             self._deliver(listeners)
 
     def _deliver(self, listeners: list[Listener]) -> None:
