@@ -163,7 +163,7 @@ async def test_a_busy_mailbox_loses_nothing_through_many_swaps(run, runtime, eve
     assert (statistics.received, statistics.processed) == (2000, 2000)
 
 
-async def test_of_several_definitions_while_it_is_busy_the_last_takes_over(run, gate, swapped):
+async def test_of_several_definitions_while_it_is_busy_the_last_takes_over(run, gate, swapped, settle):
     begun, go_on = gate(), gate()
 
     def define_slow(tag):
@@ -180,6 +180,7 @@ async def test_of_several_definitions_while_it_is_busy_the_last_takes_over(run, 
     await begun.wait()
     for tag in ("second", "third", "fourth"):
         define_slow(tag)
+    await settle()
     go_on.open()
     assert [await kernel.receive(), await kernel.receive()] == [("first", 1), ("fourth", 2)]
     assert kernel.version == 2
@@ -228,7 +229,7 @@ async def test_a_body_of_any_style_is_replaced_and_its_finally_runs(run, swapped
     assert await kernel.ask(1) == ("new", 1)
 
 
-async def test_a_body_that_returns_as_it_is_replaced_is_replaced(run, gate, swapped):
+async def test_a_body_that_returns_as_it_is_replaced_is_replaced(run, gate, swapped, settle):
     begun, go_on = gate(), gate()
 
     def define_body(tag):
@@ -244,13 +245,14 @@ async def test_a_body_that_returns_as_it_is_replaced_is_replaced(run, gate, swap
     await kernel.send(1)
     await begun.wait()
     define_body("new")
+    await settle()
     go_on.open()
     assert await kernel.receive() == ("old", 1)
     await swapped(kernel, 2)
     assert await kernel.ask(2) == ("new", 2)
 
 
-async def test_a_body_that_fails_as_it_is_replaced_fails_the_kernel(run, runtime, gate):
+async def test_a_body_that_fails_as_it_is_replaced_fails_the_kernel(run, runtime, gate, settle):
     begun, go_on = gate(), gate()
 
     def define_body():
@@ -266,6 +268,7 @@ async def test_a_body_that_fails_as_it_is_replaced_fails_the_kernel(run, runtime
     await kernel.send(1)
     await begun.wait()
     define_body()
+    await settle()
     go_on.open()
     assert await runtime.wait_ended("worker") is KernelState.FAILED
     assert isinstance(kernel.exception, ZeroDivisionError)
@@ -375,7 +378,9 @@ async def test_an_ask_that_the_old_body_put_aside_can_be_answered_by_the_new(run
     assert kernel.unanswered == 0
 
 
-async def test_an_ask_in_hand_that_the_old_body_leaves_unanswered_can_be_answered_by_the_new(run, gate, swapped):
+async def test_an_ask_in_hand_that_the_old_body_leaves_unanswered_can_be_answered_by_the_new(
+    run, gate, swapped, settle
+):
     begun, go_on = gate(), gate()
 
     def define_body(tag):
@@ -392,6 +397,7 @@ async def test_an_ask_in_hand_that_the_old_body_leaves_unanswered_can_be_answere
     asked = asyncio.ensure_future(kernel.ask(Ask(0)))
     await begun.wait()
     define_body(2)
+    await settle()
     go_on.open()
     assert (await asked).n == 2
 
@@ -603,7 +609,7 @@ async def test_a_warning_that_is_an_error_keeps_the_old_version(run, settle):
 # -- waiting while it happens --------------------------------------------------------------------------------------
 
 
-async def test_wait_idle_and_asks_go_on_through_a_swap(run, runtime, gate):
+async def test_wait_idle_and_asks_go_on_through_a_swap(run, runtime, gate, settle):
     begun, go_on = gate(), gate()
 
     def define_slow(tag):
@@ -622,6 +628,7 @@ async def test_wait_idle_and_asks_go_on_through_a_swap(run, runtime, gate):
     define_slow("new")
     with pytest.raises(QueueTimeoutError):
         await runtime.wait_idle(timeout=0.01)
+    await settle()
     go_on.open()
     assert [await asked for asked in asks] == [("old", 0), ("new", 1), ("new", 2)]
     await idle
