@@ -304,8 +304,12 @@ class RingMagics(Magics):
     def _terminate(
         self, runtime: RingKernelRuntime, kernel: RingKernel, drain: bool, timeout: float, after: Callable[..., None]
     ) -> None:
+        before = kernel.statistics().dead_letters
+
         def then(_: Any) -> None:
-            print(f"{kernel.id} is {kernel.state.lower()}")  # noqa: T201
+            lost = kernel.statistics().dead_letters - before
+            hint = f"; {lost:,} dead letter{'s' * (lost != 1)}, see runtime.dead_letters" if lost else ""
+            print(f"{kernel.id} is {kernel.state.lower()}{hint}")  # noqa: T201
             after(runtime, kernel)
 
         finish(runtime, runtime.terminate, kernel.id, drain, timeout, then=then)

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pydotcompute")
 
+PATIENCE = 5.0
+"""Seconds that a reply waits for room until a warning says so."""
+
 Body = Callable[[KernelContext[Any, Any]], Coroutine[Any, Any, Any]]
 
 
@@ -273,6 +276,7 @@ class RingKernel:
         "_stale",
         "_successor",
         "_task",
+        "_told",
         "_unfinished",
         "_user_state",
         "_waited",
@@ -309,6 +313,7 @@ class RingKernel:
         self._task: asyncio.Task[Any] | None = None
         self._successor: RingKernelDefinition | None = None
         self._abandoned = False
+        self._told = False  # that its replies are unread
         self._watchers: list[Wait] | None = None
         self._user_state: Any = _UNMADE
         self._place, self._row = runtime._table.allocate()
@@ -389,7 +394,9 @@ class RingKernel:
     @property
     def outlook(self) -> str:
         """Its state in a few words, for errors: ``ACTIVE, 3 queued, handling a message``."""
-        words = [self.state.value, f"{len(self._box)} queued", "handling a message" if self.busy else "idle"]
+        deaf = self.state is KernelState.ACTIVE and len(self._box) > 0
+        doing = "handling a message" if self.busy else "not receiving" if deaf else "idle"
+        words = [self.state.value, f"{len(self._box)} queued", doing]
         return ", ".join(words) + (f", waiting for {self.waiting_for}" if self.waiting_for else "")
 
     @property
@@ -470,10 +477,10 @@ class RingKernel:
         self._task = asyncio.Task(body, loop=self._scheduler.loop, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
 
-    async def _contained(self, body: Coroutine[Any, Any, Any]) -> None:
+    async def _contained(self, body: Coroutine[Any, Any, Any]) -> Any:
         """A body in a notebook: an exit in it ends the kernel, and not the loop and the notebook with it."""
         try:
-            await body
+            return await body
         except (SystemExit, KeyboardInterrupt) as error:
             self.exception = error
 
@@ -502,6 +509,10 @@ class RingKernel:
         """The body has returned, raised, or was stopped or cancelled."""
         ctx = self._ctx
         failure = None if task.cancelled() else task.exception() or self.exception
+        if failure is None and not task.cancelled() and task.result() is not None:
+            log.warning(
+                "the body of %r returned a value, which goes nowhere: reply with `await ctx.send(...)`", self.id
+            )
         if failure is not None:
             trace = failure.__traceback__
             if trace is not None and trace.tb_frame.f_code is RingKernel._contained.__code__:
@@ -577,6 +588,11 @@ class RingKernel:
         assert task is not None
         await asyncio.wait({task}, timeout=timeout)
         if not task.done():
+            log.warning(
+                "the body of %r did not end within %g s and is cancelled: it should leave when ctx.should_terminate",
+                self.id,
+                timeout,
+            )
             task.cancel()
             await asyncio.wait({task}, timeout=1.0)
         if not (task.done() or self.state.over):
@@ -608,8 +624,10 @@ class RingKernel:
             failed.__cause__ = self.exception
             return failed
         hint = "; launch it again to start afresh" if self.state.over else ""
+        returned = self.state.over and self.history[-2][0] is not KernelState.TERMINATING
         return KernelStateError(
-            f"{self.id!r} is {self.state}: it takes no more messages and sends no more replies{hint}"
+            f"{self.id!r} is {self.state}{', its body has returned' if returned else ''}: "
+            f"it takes no more messages and sends no more replies{hint}"
         )
 
     def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
@@ -634,7 +652,9 @@ class RingKernel:
         got = type(message)
         if any(same_schema(got, known) for known in wanted):
             return (*wanted, got)
-        text = f"{self.id!r} {verb} {' or '.join(t.__qualname__ for t in wanted)}, not {got.__qualname__}"
+        text = (
+            f"{self.id!r} {verb} {' or '.join(dict.fromkeys(t.__qualname__ for t in wanted))}, not {got.__qualname__}"
+        )
         if any((got.__module__, got.__qualname__) == (t.__module__, t.__qualname__) for t in wanted):
             where = getattr(got, "__message_origin__", "another place")
             text += (
@@ -683,12 +703,26 @@ class RingKernel:
         """The general way into the outbox."""
         wait = self._out.put_at(DEFAULT_PRIORITY, reply)
         if wait is not None:
+            alarm = self._scheduler.loop.call_later(PATIENCE, self._say_unread)
             try:
                 await self._out.accepted(wait)
             except asyncio.CancelledError:
                 if wait.state != SET:  # else it was let in just now
                     self.bury((reply, 0, None), "the body was cancelled while its replies were unread")
                 raise
+            finally:
+                alarm.cancel()
+
+    def _say_unread(self) -> None:
+        """Tell once why a kernel stands still that nobody takes the replies of."""
+        if not self._told and self.state is not KernelState.TERMINATING:
+            self._told = True
+            log.warning(
+                "ring kernel %r stands still: nobody takes its replies (%d unread). Take them with receive(), "
+                "ask instead of sending, or do not ctx.send what nobody reads",
+                self.id,
+                len(self._out),
+            )
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 import time
 from collections import deque
@@ -12,6 +13,7 @@ from contextlib import suppress
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar
+from weakref import WeakSet
 
 from ..exceptions import (
     DefinitionError,
@@ -35,6 +37,11 @@ from .mailbox import checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, clock
 
 T = TypeVar("T")
+
+log = logging.getLogger("pydotcompute")
+
+PATIENCE, GRACE = 2.0, 0.5
+"""Seconds that a caller on another loop waits until the runtime's loop is looked at, and that it then has to move."""
 
 Unclaimed = Callable[[str, Any], None]
 """What becomes of the reply of a kernel whose taker, on another loop, was cancelled as it came."""
@@ -88,6 +95,7 @@ class RingKernelRuntime:
         self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
+        self._blamed: WeakSet[asyncio.Task[Any]] = WeakSet()  # bodies that were found to block the loop
         self._meet_caller()
         _runtimes.add(self)
 
@@ -134,7 +142,7 @@ class RingKernelRuntime:
         """
         loop = self._loop
         if loop is None or loop.is_closed() or self._closed:
-            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
+            raise _closed_error()
         if self._thread is None and not loop.is_running():
             raise RuntimeClosedError(
                 "the event loop that the runtime lives on is not running: keep it running, or make the runtime "
@@ -173,7 +181,7 @@ class RingKernelRuntime:
         try:
             loop.call_soon_threadsafe(begin)
         except RuntimeError:  # it was closed just now
-            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime") from None
+            raise _closed_error() from None
         future.add_done_callback(stop)
         if self._thread is not None:
             self._thread.answer_at_end(future)
@@ -212,6 +220,8 @@ class RingKernelRuntime:
             if not self._away:
                 return await method(*args)
         future = self._post(method, *args, unclaimed=unclaimed)
+        loop = asyncio.get_running_loop()
+        alarm = loop.call_later(PATIENCE, self._suspect, loop)
         try:
             result: T = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
@@ -222,10 +232,35 @@ class RingKernelRuntime:
                 self._give_up(future, args[0], unclaimed)
             raise
         except PyDotComputeError as error:
-            raise error.with_traceback(
-                None
-            ) from error.__cause__  # the way through the other loop tells nobody anything
+            # The way through the other loop tells nobody anything.
+            raise error.with_traceback(None) from error.__cause__
+        finally:
+            alarm.cancel()
         return result
+
+    def _suspect(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        """Somebody, on that loop, has waited for long: see whether the runtime's loop still moves."""
+        if self._lag is not None:
+            self._lag.poke()
+        if loop is not None:
+            loop.call_later(GRACE, self._name_blocker)
+
+    def _name_blocker(self) -> None:
+        """Warn, once for each body, of one that does not let the runtime's loop move."""
+        lag = self._lag.seconds if self._lag is not None else None
+        if self._closed or self._loop is None or lag is None or lag < GRACE / 2:
+            return
+        task = asyncio.current_task(self._loop)
+        kernel = next((kernel for kernel in self._kernels.values() if kernel._task is task), None)
+        if kernel is not None and task is not None and task not in self._blamed:
+            self._blamed.add(task)
+            log.warning(
+                "ring kernel %r (%s) does not let the others run: its body computes or blocks without an `await`. Put "
+                "`await asyncio.sleep(0)` between its steps, or `await asyncio.to_thread(...)` around what takes long; "
+                "one that never ends needs a restart of the process (in a notebook: of its kernel)",
+                kernel.id,
+                kernel.definition.origin,
+            )
 
     @property
     def closed(self) -> bool:
@@ -244,7 +279,7 @@ class RingKernelRuntime:
 
     async def __aenter__(self) -> Self:
         if self._closed:
-            raise RuntimeClosedError("the runtime is closed: make a new RingKernelRuntime")
+            raise _closed_error()
         self._start()
         return self
 
@@ -650,7 +685,11 @@ class RingKernelRuntime:
             raise
         except QueueTimeoutError:
             what = "room in the mailbox of" if wait.state == NEW else "reply from"
-            raise QueueTimeoutError(f"no {what} {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}") from None
+            silent = any(wait in asked for asked in (kernel._aside or {}).values())
+            hint = "; it took the message and went on without a reply: `await ctx.send(...)` replies" if silent else ""
+            raise QueueTimeoutError(
+                f"no {what} {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}{hint}"
+            ) from None
 
     send_and_receive = ask
 
@@ -797,6 +836,11 @@ def _closest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), 1)), None)
 
 
+def _closed_error() -> RuntimeClosedError:
+    own = "; `%ring status` brings back the notebook's own" if notebook_shell() is not None else ""
+    return RuntimeClosedError(f"the runtime is closed: make a new RingKernelRuntime{own}")
+
+
 async def _each(messages: Any) -> AsyncIterator[Any]:
     if hasattr(messages, "__aiter__"):
         async for message in messages:
@@ -843,6 +887,13 @@ class SyncRuntime:
             )
         future = runtime._post(method, *args, unclaimed=unclaimed)
         try:
+            try:
+                future.exception(PATIENCE)
+            except TimeoutError:
+                runtime._suspect()
+                with suppress(TimeoutError):
+                    future.exception(GRACE)
+                runtime._name_blocker()
             result: T = future.result()
             return result
         except PyDotComputeError as error:

@@ -540,7 +540,13 @@ function render({ model, el, ui }) {
     write.active(cursor >= first && cursor < first + rows ? `${scope}-${cursor}` : null);
 
     const chosen = selection();
-    write.selected(ids.length ? `${count(chosen.length)} of ${count(ids.length)} selected` : "");
+    write.selected(
+      chosen.length
+        ? `${count(chosen.length)} of ${count(ids.length)} selected`
+        : ids.length
+          ? "click a kernel to select it"
+          : "",
+    );
     for (const { verb, disabled, title } of buttons) {
       const apt = chosen.filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
       const off = content.status !== "live" || !!trouble || !apt.length;
