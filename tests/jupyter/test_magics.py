@@ -612,7 +612,7 @@ def test_stop(nb: NotebookKernel, loop: str) -> None:
 def test_stop_without_draining(nb: NotebookKernel, loop: str) -> None:
     nb.run(ECHO)
     nb.run("%ring pause echo\n%ring send echo 1\n%ring send echo 2")
-    nb.show(nb.run("%ring stop --no-drain echo"), "echo is terminated\n")
+    nb.show(nb.run("%ring stop --no-drain echo"), "echo is terminated; 2 dead letters, see runtime.dead_letters\n")
     assert nb.value("[letter.message for letter in runtime.dead_letters]") == [1, 2]
 
 
