@@ -129,6 +129,7 @@ class KernelContext(Generic[In, Out]):
             if now >= scheduler.slice_end:
                 scheduler.over = True
                 if len(box) and not box.paused:  # a long drain: let the loop breathe
+                    scheduler.rest()
                     await asyncio.sleep(0)
                     now = clock()
                     scheduler.slice_end = now + SLICE_NS

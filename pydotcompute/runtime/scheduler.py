@@ -14,21 +14,30 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
+import threading
 import time
 from asyncio.tasks import _enter_task as enter_task
 from asyncio.tasks import _leave_task as leave_task
 from collections import deque
 from collections.abc import Callable, Generator
+from functools import partial
+from select import select
 from typing import Any, ClassVar
 
 from ..exceptions import QueueTimeoutError
 
 clock = time.perf_counter_ns
 
+# Not `time.sleep` where there is another way: tools that look for blocking calls in event loops would report it.
+_nap: Callable[[float], Any] = time.sleep if sys.platform == "win32" else partial(select, (), (), ())
+
 NEW, AWAITED, SET, FAILED = range(4)
 
 SLICE_NS = 1_000_000
 """How long kernels may run before the loop gets its turn, in nanoseconds."""
+REST_EVERY_NS, REST = 5_000_000, 50e-6
+"""How long kernels may run until other threads get their turn, in nanoseconds, and for how long, in seconds."""
 MAX_DEPTH = 8
 """How many kernels may be resumed inside one another; a deeper chain goes by the run queue, to spare the stack."""
 
@@ -85,8 +94,8 @@ class Wait:
 class Scheduler:
     """The run queue of one runtime, on one event loop."""
 
-    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_timers", "_wait_type", "loop", "over", "scheduled",
-                 "slice_end", "woken")  # fmt: skip
+    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_rested", "_timers", "_wait_type", "loop", "over",
+                 "scheduled", "slice_end", "woken")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -96,6 +105,7 @@ class Scheduler:
         self._timers: dict[float, asyncio.TimerHandle] = {}
         self._deadlines_limit = 100
         self._depth = 0
+        self._rested = 0
         self.woken: deque[Wait] = deque()
         self.scheduled = False
         self.slice_end = 0
@@ -120,7 +130,22 @@ class Scheduler:
         finally:
             self.scheduled = bool(woken)
             if woken:
+                self.rest()
                 self.loop.call_soon(self.run)
+
+    def rest(self) -> None:
+        """Let other threads have the interpreter for once, if kernels have kept it busy for some milliseconds.
+
+        Each pass of the loop releases it for an instant. That is too short for a thread that waits for it to wake up and
+        take it, and yet it makes its `sys.getswitchinterval()` begin anew, after which Python would give it its turn: on
+        a busy runtime the cells of a notebook and the sampler would stand still for seconds.
+        """
+        now = clock()
+        if now - self._rested > REST_EVERY_NS:
+            if threading.active_count() > 1:
+                _nap(REST)
+                now = clock()
+            self._rested = now
 
     def hand_over(self, wait: Wait) -> None:
         """Resume the task that waits, now, inside the step of the present task, unless that nests too deeply."""
