@@ -136,9 +136,9 @@ class Scheduler:
     def rest(self) -> None:
         """Let other threads have the interpreter for once, if kernels have kept it busy for some milliseconds.
 
-        Each pass of the loop releases it for an instant. That is too short for a thread that waits for it to wake up and
-        take it, and yet it makes its `sys.getswitchinterval()` begin anew, after which Python would give it its turn: on
-        a busy runtime the cells of a notebook and the sampler would stand still for seconds.
+        Each pass of the loop releases it for an instant. That is too short for a thread that waits for it to wake up
+        and take it, and yet it makes its `sys.getswitchinterval()` begin anew, after which Python would give it its
+        turn: on a busy runtime the cells of a notebook and the sampler would stand still for seconds.
         """
         now = clock()
         if now - self._rested > REST_EVERY_NS:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import time
 
 import pytest
 
@@ -413,6 +414,41 @@ async def test_a_body_that_tells_itself_for_ever_does_not_starve_the_loop(runtim
     await settle()
     assert count > before
     stop = True
+    await runtime.wait_idle()
+
+
+@pytest.mark.parametrize("kind", ["one that tells itself", "two"])
+async def test_busy_kernels_do_not_starve_other_threads(runtime, start, in_thread, eventually, kind):
+    """As of a notebook whose kernels have more to do than they can: cells run and the dashboard is drawn."""
+    stop, frames = False, []
+
+    async def perpetual(ctx):
+        async for job in ctx:
+            while not stop:
+                await ctx.tell("perpetual" if kind != "two" else "sink", job)
+                if kind != "two":
+                    break
+
+    async def sink(ctx):
+        async for _ in ctx:
+            pass
+
+    await start(perpetual)
+    await start(sink)
+    await runtime.send("perpetual", Job(0))
+
+    def doze():
+        begun = time.monotonic()
+        for _ in range(50):
+            time.sleep(0.001)
+        return time.monotonic() - begun
+
+    runtime.sampler.listen(frames.append, 50)
+    try:
+        assert await in_thread(doze) < 3
+        await eventually(lambda: len(frames) > 20, seconds=3)
+    finally:
+        stop = True
     await runtime.wait_idle()
 
 
