@@ -1,0 +1,215 @@
+"""What the runtime asks of whatever runs the steps of compiled ring kernels.
+
+A **backend** (`pydotcompute.device`) compiles a step into a **program**; one **engine** of it for each runtime owns
+what its kernels share, threads for one; an **executor** is one ring kernel on that engine. The runtime knows these
+protocols alone, and finds the backends by name when the first compiled ring kernel is defined: importing it needs no
+compiler.
+
+One message: `Executor.put` packs it into the kernel's ring, from where the persistent loop takes it and runs the step.
+The answer to an ask comes back under the **ticket** that the message went with; every other reply waits in the ring of
+replies for `take`, unless that ring is another kernel's inbox. The loop tells the runtime by `notify`, once for each
+`arm`.
+"""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable, Sequence
+from enum import IntFlag
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .step import StepDefinition
+
+
+class _Word:
+    """A value that is only itself, with a name for those who debug."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+REFUSED: Final = _Word("REFUSED")
+"""`Executor.ask` has not taken the message."""
+PENDING: Final = _Word("PENDING")
+"""`Executor.ask` has taken the message; its answer will be among `Executor.answers`."""
+NOTHING: Final = _Word("NOTHING")
+"""`Executor.take`: no reply is there."""
+
+BY_KEY = -1
+"""The instance of a message that names none: its key says which, or there is only one."""
+
+
+class Event(IntFlag):
+    """What the runtime may wait for."""
+
+    ANSWER = 1
+    """There are answers."""
+    REPLY = 2
+    """There are replies to `take`."""
+    ROOM = 4
+    """The ring has room for a message."""
+    IDLE = 8
+    """Nothing is in the ring and nothing in hand."""
+    FAILURE = 16
+    """The step failed. It is always armed."""
+
+
+class Program(Protocol):
+    """A step that is ready to run."""
+
+    definition: StepDefinition
+
+
+class Executor(Protocol):
+    """One ring kernel on its backend, made in the state in which it does not run.
+
+    `put`, `put_records` and `ask` may be called by any thread and must not let another thread see them half done; the
+    other methods are for the runtime's loop alone. None of them may block or take long.
+    """
+
+    patience: int
+    """How many passes of the event loop an answer that is pending is worth looking for before arming for it."""
+
+    # -- messages in ---------------------------------------------------------------------------------------------------
+
+    def put(self, message: Any, instance: int, ticket: int = 0) -> bool:
+        """Put a message into the ring. False: the gate is closed, or there are `queue_size` messages already.
+
+        The message must be of the program's message type; `instance` one that exists, or `BY_KEY`. A ticket other than
+        0 asks for an answer under that number.
+
+        Raises:
+            MessageTypeError: a field holds what its type cannot; nothing was put.
+        """
+
+    def feed(self, message: Any, instance: int, ticket: int = 0) -> bool:
+        """`put` past a closed gate: for those that have waited in the mailbox."""
+
+    def put_records(self, records: NDArray[np.void], instance: int) -> int:
+        """Put as many as there is room for; how many, or -1 where the gate is closed.
+
+        `records` is C-contiguous, of shape (n,) and the dtype of the program's message type; the caller has checked it.
+        """
+
+    def ask(self, message: Any, instance: int, ticket: int) -> Any:
+        """`put` and, if that promises to be quicker than the event loop, wait a few microseconds for the answer.
+
+        The reply; None if the step sent none; `PENDING`; or `REFUSED` when `put` would have said False.
+        """
+
+    def open_gate(self, is_open: bool) -> None:
+        """Whether `put`, `put_records` and `ask` are let through. Closed at first."""
+
+    @property
+    def depth(self) -> int:
+        """Messages that are in the ring, those in hand included."""
+
+    # -- messages out --------------------------------------------------------------------------------------------------
+
+    def answers(self) -> Sequence[tuple[int, Any]]:
+        """Take the answers that are there: tickets, and each one's reply or None."""
+
+    def take(self) -> Any:
+        """Take the oldest reply that belongs to no ask, or `NOTHING`."""
+
+    def take_records(self, max_n: int) -> NDArray[np.void]:
+        """Take up to that many of them as an array of its own, dtype that of the program's reply type."""
+
+    @property
+    def unread(self) -> int:
+        """Replies that wait for `take`; at most `queue_size`. When there is no room for one the loop waits."""
+
+    def arm(self, events: Event) -> Event:
+        """Ask for one call of `notify` when one of these events comes. Those that have come already are returned.
+
+        If any have, nothing is armed. Arming again adds to what is armed.
+        """
+
+    def connect(self, target: Executor) -> bool:
+        """Let replies that belong to no ask go straight into the ring of `target`. False: this backend cannot."""
+
+    def disconnect(self) -> None:
+        """Let replies be taken with `take` again; those in the other's ring already are its messages."""
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Let the loop handle messages: to start, and to go on after `pause`."""
+
+    def pause(self) -> None:
+        """Let it finish the message in hand and take no other."""
+
+    @property
+    def resting(self) -> bool:
+        """Whether it is paused and has no message in hand any more."""
+
+    def swap(self, program: Program) -> None:
+        """Another step on the same rings and state; only while `resting`. The layouts are the same."""
+
+    def states(self) -> NDArray[np.void]:
+        """A copy of the state of all instances, shape (instances,); only while `resting`."""
+
+    def retrieve(self) -> Sequence[tuple[Any, int]]:
+        """Take all messages back that were not handled, each with its ticket; only while `resting`."""
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the loop has ended by itself. The message that it failed with is the first that `retrieve` gives."""
+
+    def close(self) -> None:
+        """Give everything back. Replies that were not taken are gone."""
+
+
+class Engine(Protocol):
+    """What the kernels of one runtime share on one backend."""
+
+    def executor(self, program: Program, row: memoryview, notify: Callable[[Event], None]) -> Executor:
+        """Memory and a place for one kernel.
+
+        `row` is its row of counters, int64 words as `telemetry.COUNTERS` lays them out. The loop itself writes
+        `processed`, `replied`, `busy_ns`, `waited` and `handled`; the last two count a sample of messages.
+
+        `notify` is called on the event loop of the runtime with what has happened, once for each `arm`.
+        """
+
+    def close(self) -> None:
+        """End all threads and give everything back; waits for them. Any thread may call it, also at exit."""
+
+
+class Backend(Protocol):
+    """A way to run steps."""
+
+    name: str
+
+    def check(self, definition: StepDefinition) -> None:
+        """Refuse what no backend could run, quickly and without compiling.
+
+        Raises:
+            BackendUnavailableError: this backend cannot be used here; the text says why and what to install.
+            StepError: with the line and what to write instead.
+        """
+
+    def build(self, definition: StepDefinition) -> Program:
+        """Compile. Any thread may call it; it may take a second. Errors as in `check`."""
+
+    def engine(self, loop: AbstractEventLoop) -> Engine:
+        """An engine for the runtime on this event loop."""
+
+
+def backend(name: str) -> Backend:
+    """The backend of that name; ``"auto"`` is the fastest that can be used here.
+
+    Raises:
+        BackendUnavailableError: none can be used, or not that one; the text says why and what to install.
+    """
+    # By name: what runs steps stands above the runtime and knows it.
+    choose: Callable[[str], Backend] = import_module("pydotcompute.device.backend").choose
+    return choose(name)
