@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .jupyter import dashboard as dashboard
     from .jupyter import load_ipython_extension as load_ipython_extension
     from .jupyter import unload_ipython_extension as unload_ipython_extension
+    from .messages import Record as Record
+    from .messages import Shape as Shape
     from .messages import decode as decode
     from .messages import encode as encode
     from .messages import message as message
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 _HOME = {
     "KernelContext": ".runtime",
+    "Record": ".messages",
     "RingKernelRuntime": ".runtime",
+    "Shape": ".messages",
     "UnifiedBuffer": ".device.unified_buffer",
     "dashboard": ".jupyter",
     "decode": ".messages",
@@ -40,7 +44,9 @@ _HOME = {
 
 __all__ = [
     "KernelContext",
+    "Record",
     "RingKernelRuntime",
+    "Shape",
     "UnifiedBuffer",
     "dashboard",
     "decode",

@@ -16,6 +16,7 @@ from ..exceptions import DefinitionError, PriorityError
 from ..origin import origin
 from .standard import (
     STANDARD,
+    LazyDtype,
     LazyId,
     added_fields,
     checked_priority,
@@ -51,6 +52,9 @@ def message(cls: type[T], /) -> type[T]:
     NaN, so that a decoded message equals the one that was encoded. ``request.reply(Response, data="x")`` makes a
     `Response` with its `correlation_id`. Methods that the class writes itself are left alone.
 
+    Messages whose fields all have a fixed size are records too: ``Sample.dtype`` is their NumPy dtype, without the
+    standard fields (see `Record`).
+
     A class of the same module and qualified name that is defined later replaces this one for `decode`.
 
     Type checkers see the fields that are written out, as in a dataclass; they know nothing of what is added.
@@ -79,6 +83,8 @@ def message(cls: type[T], /) -> type[T]:
         target.__eq__ = new_eq(cls)
     if is_generated(cls, "__repr__"):
         target.__repr__ = new_repr(cls)
+    if "dtype" not in target.__dataclass_fields__ and not any("dtype" in vars(base) for base in cls.__mro__):
+        target.dtype = LazyDtype()
     target.__message_origin__ = origin(cls.__module__) if cls.__module__ == "__main__" else f"module {cls.__module__}"
     registry[type_name(cls)] = cls
     return cls

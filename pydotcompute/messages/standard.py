@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import numpy as np
 
-from ..exceptions import MessageTypeError, PriorityError
+from ..exceptions import DefinitionError, MessageTypeError, PriorityError
 
 T = TypeVar("T")
 
@@ -52,6 +52,30 @@ class LazyId:
             raise AttributeError(f"{owner.__qualname__}.message_id: each message has its own, the class has none")
         made: UUID = instance.__dict__.setdefault("message_id", uuid4())  # atomic: all threads get the same id
         return made
+
+
+class LazyDtype:
+    """The `dtype` of a class: that of its records, worked out when it is first read.
+
+    Objects have none, and leave the name to their fields.
+    """
+
+    def __get__(self, instance: Any, owner: type) -> "np.dtype[np.void]":
+        from .record import layout  # which knows this module
+
+        if instance is not None:
+            raise AttributeError(f"{owner.__qualname__!r} object has no attribute 'dtype'; its class has one")
+        try:
+            known = layout(owner)
+        except DefinitionError as error:
+            raise _NoDtypeError(str(error)) from error.__cause__
+        if "dtype" in known.fields:
+            raise AttributeError(f"{owner.__qualname__}.dtype: each object has its own, the class has none")
+        return known.dtype
+
+
+class _NoDtypeError(DefinitionError, AttributeError):
+    """Most messages have no dtype, and `hasattr` must say so."""
 
 
 def state_with_id(self: Any) -> Any:
