@@ -13,6 +13,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import exceptions as exceptions
+    from .device.block import barrier as barrier
+    from .device.block import lane as lane
+    from .device.block import width as width
     from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
     from .jupyter import dashboard as dashboard
     from .jupyter import load_ipython_extension as load_ipython_extension
@@ -32,14 +35,17 @@ _HOME = {
     "RingKernelRuntime": ".runtime",
     "Shape": ".messages",
     "UnifiedBuffer": ".device.unified_buffer",
+    "barrier": ".device.block",
     "dashboard": ".jupyter",
     "decode": ".messages",
     "encode": ".messages",
     "exceptions": ".exceptions",
+    "lane": ".device.block",
     "load_ipython_extension": ".jupyter",
     "message": ".messages",
     "ring_kernel": ".runtime",
     "unload_ipython_extension": ".jupyter",
+    "width": ".device.block",
 }
 
 __all__ = [
@@ -48,12 +54,15 @@ __all__ = [
     "RingKernelRuntime",
     "Shape",
     "UnifiedBuffer",
+    "barrier",
     "dashboard",
     "decode",
     "encode",
     "exceptions",
+    "lane",
     "message",
     "ring_kernel",
+    "width",
 ]
 
 

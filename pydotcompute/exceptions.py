@@ -4,6 +4,8 @@
 
     PyDotComputeError
     ├── DefinitionError (TypeError)            a ring kernel or message class is written wrongly
+    │   └── StepError                          a step that cannot be compiled, or does what a GPU cannot
+    ├── BackendUnavailableError                compiled ring kernels cannot run here, or not that way
     ├── RuntimeClosedError                     the runtime is closed, or its event loop is gone
     ├── LoopError                              called from a thread or loop where it would dead-lock
     ├── KernelError
@@ -31,6 +33,7 @@
 from asyncio import CancelledError
 
 __all__ = [
+    "BackendUnavailableError",
     "DefinitionError",
     "KernelError",
     "KernelFailedError",
@@ -49,6 +52,7 @@ __all__ = [
     "QueueFullError",
     "QueueTimeoutError",
     "RuntimeClosedError",
+    "StepError",
     "UnifiedBufferError",
 ]
 
@@ -59,6 +63,21 @@ class PyDotComputeError(Exception):
 
 class DefinitionError(PyDotComputeError, TypeError):
     """A ring kernel or a message class is written in a way that cannot work."""
+
+
+class StepError(DefinitionError):
+    """A step cannot be compiled, or does what a GPU cannot; the text shows the line and says what to write instead.
+
+    `details` is what the compiler said, for those who know it; empty where it was not asked.
+    """
+
+    def __init__(self, text: str, details: str = "") -> None:
+        super().__init__(text)
+        self.details = details
+
+
+class BackendUnavailableError(PyDotComputeError):
+    """Compiled ring kernels cannot run here, or not on the backend asked for; the text says what to install."""
 
 
 class RuntimeClosedError(PyDotComputeError):

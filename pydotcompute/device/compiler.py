@@ -1,0 +1,102 @@
+"""Steps to machine code, by Numba, which is imported when the first is compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from types import CellType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from . import block
+from .cache import cached_module, fingerprint, read_from_outside
+
+if TYPE_CHECKING:
+    from ..runtime.step import StepDefinition
+
+
+def compiler_missing() -> str | None:
+    """Why steps cannot be compiled here and what to do about it; None if they can."""
+    try:
+        from numba import config
+    except ModuleNotFoundError as error:
+        if error.name == "numba":
+            return "Numba is not installed: `pip install numba`, and restart the notebook's kernel"
+        return f"Numba cannot be imported ({error}): `pip install --force-reinstall numba`"
+    except Exception as error:  # noqa: BLE001 - whatever is wrong with an installation
+        return (
+            f"Numba cannot be imported ({type(error).__name__}: {error}): `pip install --upgrade numba` takes a "
+            "version that fits the other packages; restart the notebook's kernel afterwards"
+        )
+    if config.DISABLE_JIT:
+        return "Numba is switched off: unset the environment variable NUMBA_DISABLE_JIT"
+    return None
+
+
+@cache
+def _njit() -> Any:
+    """Numba's decorator, once it knows what `lane`, `width` and `barrier` are in compiled code."""
+    from numba import njit
+    from numba.extending import overload
+
+    overload(block.lane)(lambda: lambda: 0)
+    overload(block.width)(lambda: lambda: 1)
+    overload(block.barrier)(lambda: lambda: None)
+    return njit
+
+
+def device_function(definition: StepDefinition, *, boundscheck: bool | None = None) -> Any:
+    """The step as a Numba dispatcher: ``step(state_record, message_record, reply_record, *arrays) -> bool``.
+
+    Functions that the step calls are compiled alike, whether they are plain or ``@njit``: division by zero gives inf or
+    nan, as on a GPU. `boundscheck`, by default that of the definition, makes an index out of bounds an IndexError.
+    Nothing is compiled before the first call or `typed_check`.
+    """
+    checked = definition.boundscheck if boundscheck is None else boundscheck
+    return _dispatcher(definition.body, {"error_model": "numpy", "nogil": True, "boundscheck": checked}, {})
+
+
+def _dispatcher(function: Any, options: dict[str, Any], made: dict[FunctionType, Any]) -> Any:
+    """Compile a function with others in place of the plain ones that it reads; `made` are those there are."""
+    fastmath = getattr(function, "targetoptions", {}).get("fastmath", False)
+    plain: FunctionType = getattr(function, "py_func", function)
+    if plain in made:
+        return made[plain]
+    scope = dict(plain.__globals__)
+    cells = tuple(CellType() for _ in plain.__code__.co_freevars)
+    copy = FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, cells)
+    copy.__kwdefaults__, copy.__module__, copy.__qualname__ = plain.__kwdefaults__, plain.__module__, plain.__qualname__
+    made[plain] = _njit()(fastmath=fastmath, **options)(copy)
+    # Only now, as a function may call itself.
+    for name, value in read_from_outside(plain).items():
+        if _is_to_be_compiled(value):
+            value = _dispatcher(value, options, made)
+        if name in plain.__code__.co_freevars:
+            cells[plain.__code__.co_freevars.index(name)].cell_contents = value
+        else:
+            scope[name] = value
+    return made[plain]
+
+
+def _is_to_be_compiled(value: Any) -> bool:
+    """Whether it is a function of Python that Numba does not know by itself."""
+    if not isinstance(getattr(value, "py_func", value), FunctionType):
+        return False
+    from numba.core.registry import cpu_target
+
+    try:
+        cpu_target.typing_context.resolve_value_type(value)
+    except ValueError:
+        return True
+    return hasattr(value, "py_func")
+
+
+def compiled(
+    definition: StepDefinition, source: str, namespace: Mapping[str, Any], extra: tuple[object, ...] = ()
+) -> ModuleType:
+    """The module that `source` makes around the step, which is its global `step`; from disk if it was made before.
+
+    Like `cached_module`, and so `source` writes ``cache=CACHE``. What it reads in `namespace` must follow from this
+    package, from the definition's layouts, buffers and key, or from `extra`.
+    """
+    key = fingerprint(definition, source, extra)
+    return cached_module(source, {**namespace, "step": device_function(definition)}, key)
