@@ -1,0 +1,199 @@
+"""Words of memory that several threads share, for code that Numba compiles for the CPU.
+
+A word is an int64 at ``base + 8 * i``. Never uint64: Numba compares uint64 with int64 through float64. Plain loads in a
+loop may be hoisted out of it and are then never seen to change; what another thread writes is read by `load` or
+`acquire`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+
+
+def _word(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    """Pointer to word `i` of `base`: the first two arguments."""
+    base, i = (context.cast(builder, args[n], signature.args[n], types.int64) for n in (0, 1))
+    return builder.inttoptr(builder.add(base, builder.shl(i, I64(3))), I64.as_pointer())
+
+
+def _value(context: Any, builder: Any, signature: Any, args: Any, n: int) -> Any:
+    return context.cast(builder, args[n], signature.args[n], types.int64)
+
+
+def _loader(order: str) -> Callable[..., Any]:
+    def load(typingctx: Any, base: Any, i: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.load_atomic(_word(context, builder, signature, args), order, 8)
+
+        return types.int64(base, i), codegen
+
+    return intrinsic(load)  # type: ignore[no-any-return]
+
+
+def _storer(order: str) -> Callable[..., Any]:
+    def store(typingctx: Any, base: Any, i: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = _word(context, builder, signature, args)
+            builder.store_atomic(_value(context, builder, signature, args, 2), word, order, 8)
+            return context.get_dummy_value()
+
+        return types.void(base, i, value), codegen
+
+    return intrinsic(store)  # type: ignore[no-any-return]
+
+
+def _changer(operation: str) -> Callable[..., Any]:
+    def change(typingctx: Any, base: Any, i: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = _word(context, builder, signature, args)
+            return builder.atomic_rmw(operation, word, _value(context, builder, signature, args, 2), "seq_cst")
+
+        return types.int64(base, i, value), codegen
+
+    return intrinsic(change)  # type: ignore[no-any-return]
+
+
+load = _loader("monotonic")
+"""``load(base, i)``: the word, now; says nothing about other memory."""
+acquire = _loader("acquire")
+"""``acquire(base, i)``: the word; what was written before it was released can be read after it."""
+store = _storer("monotonic")
+"""``store(base, i, value)``."""
+release = _storer("release")
+"""``release(base, i, value)``: whoever acquires the value sees all that was written before."""
+fetch_add = _changer("add")
+"""``fetch_add(base, i, value)``: add, and the word as it was. This one and the next are sequentially consistent."""
+fetch_or = _changer("or")
+fetch_and = _changer("and")
+exchange = _changer("xchg")
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def swap_if(typingctx: Any, base: Any, i: Any, expected: Any, value: Any) -> Any:
+    """``swap_if(base, i, expected, value)``: store the value if the word is as expected; whether it was."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = _word(context, builder, signature, args)
+        expected, value = (_value(context, builder, signature, args, n) for n in (2, 3))
+        return builder.extract_value(builder.cmpxchg(word, expected, value, "seq_cst", "acquire"), 1)
+
+    return types.boolean(base, i, expected, value), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def fence(typingctx: Any) -> Any:
+    """A store before it is seen before a load after it is made."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def relax(typingctx: Any) -> Any:
+    """Tell the processor that this is a loop which waits. No inline assembly: it would abort the process."""
+    machine = platform.machine().lower()
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        void = ir.VoidType()
+        if machine in ("x86_64", "amd64"):
+            hint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, []), "llvm.x86.sse2.pause")
+            builder.call(hint, [])
+        elif machine in ("aarch64", "arm64"):
+            hint = cgutils.get_or_insert_function(builder.module, ir.FunctionType(void, [_I32]), "llvm.aarch64.hint")
+            builder.call(hint, [_I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def lowest_bit(typingctx: Any, word: Any) -> Any:
+    """Index of the lowest bit that is set; the word is not 0."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def bit_length(typingctx: Any, word: Any) -> Any:
+    """``int.bit_length`` of a word that is not negative."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.sub(I64(64), builder.ctlz(args[0], ir.IntType(1)(0)))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def copy(typingctx: Any, target: Any, source: Any, size: Any) -> Any:
+    """``copy(target, source, size)``: so many bytes from address to address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target, source = (builder.inttoptr(arg, cgutils.voidptr_t) for arg in args[:2])
+        cgutils.raw_memcpy(builder, target, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def call(typingctx: Any, function: Any, argument: Any) -> Any:
+    """``call(address, argument)`` of a C function ``int64 f(int64)``."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I64, [I64]).as_pointer()
+        return builder.call(builder.inttoptr(args[0], kind), [args[1]])
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def pointer(typingctx: Any, address: Any) -> Any:
+    """An address as `numba.carray` takes it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), codegen
+
+
+_CLOCK_MONOTONIC = 6 if platform.system() == "Darwin" else 1
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def now_ns(typingctx: Any) -> Any:
+    """Nanoseconds of the system's monotonic clock."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        spec = cgutils.alloca_once(builder, ir.ArrayType(I64, 2))
+        kind = ir.FunctionType(_I32, [_I32, spec.type])
+        clock = cgutils.get_or_insert_function(builder.module, kind, "clock_gettime")
+        builder.call(clock, [_I32(_CLOCK_MONOTONIC), spec])
+        pair = builder.load(spec)
+        seconds = builder.mul(builder.extract_value(pair, 0), I64(10**9))
+        return builder.add(seconds, builder.extract_value(pair, 1))
+
+    return types.int64(), codegen
+
+
+# POSIX. What goes through a file descriptor wakes a thread, or an event loop, without the interpreter.
+POSIX = os.name == "posix"
+read = types.ExternalFunction("read", types.int64(types.int32, types.int64, types.int64))
+write = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
+give_way = types.ExternalFunction("sched_yield", types.int32())

@@ -1,0 +1,590 @@
+"""Ring kernels on the CPU: native threads that need the interpreter for nothing.
+
+An engine has as many workers as this process may use cores. A worker attends one kernel at a time and one that has
+nothing to do looks around for `SPIN_NS`, then sleeps in the system until it is woken through a file descriptor; the
+event loop is woken in the same way. On one core nobody spins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from threading import get_ident
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numba import carray, cfunc
+from numpy.typing import NDArray
+
+from ..exceptions import BackendUnavailableError
+from ..messages.record import layout
+from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor
+from . import compiler, ring
+from .atomics import pointer
+from .ring import Ring, address, block
+from .rules import check_step
+
+if TYPE_CHECKING:
+    from ..runtime.step import StepDefinition
+
+log = logging.getLogger("pydotcompute")
+
+SPIN_NS = 100_000
+"""How long a worker without work looks for some until it sleeps: longer than an event loop takes to come back with the
+next message, since waking a processor that sleeps takes as long."""
+LEASE = 30.0
+"""Seconds that workers go on while the event loop of the runtime does not move. When it does, they go on again."""
+QUANTUM = 0.001
+"""Seconds that a kernel keeps its worker while others wait for one, unless its definition says otherwise."""
+LOOKS = 300
+"""How often an ask looks for its answer before it leaves that to the event loop: some microseconds."""
+LOOKS_ON_ONE_CORE = -3
+PATIENCE = 20
+"""Passes of the event loop."""
+_END = 2.0  # seconds that closing waits for a step
+
+# What a worker calls by its address. It is compiled once for each step and kept on disk, so the step is a global in it.
+TEMPLATE = """
+@cfunc("int64(int64)", cache=CACHE, error_model="numpy")
+def serve(kernel):
+    messages = carray(pointer(load(kernel, MESSAGES)), load(kernel, MESSAGE_MASK) + 1, MESSAGE)
+    message_mask, first, last = load(kernel, MESSAGE_MASK), load(kernel, FIRST), load(kernel, LAST)
+    {state_array}
+    {reply_array}
+    reply_address = load(kernel, REPLIES)
+    reply_mask, tail, limit = load(kernel, REPLY_MASK), load(kernel, REPLY_TAIL), load(kernel, REPLY_LIMIT)
+    to_instance = load(kernel, TO_INSTANCE)
+    {buffers}
+    while first < last and tail < limit and acquire(kernel, PAUSED) == 0:
+        message = messages[first & message_mask]
+        {instance}
+        {clear}
+        {call}
+        first += 1
+    store(kernel, FIRST, first)
+    store(kernel, REPLY_TAIL, tail)
+    return 0
+"""
+
+
+_WORDS = (
+    *("MESSAGES", "MESSAGE_MASK", "FIRST", "LAST", "TO_INSTANCE", "REPLIES", "REPLY_MASK", "REPLY_TAIL", "REPLY_LIMIT"),
+    *("PAUSED", "FAILED", "STATES", "BUFFERS", "acquire", "load", "store"),
+)
+"""What the template takes from `ring`."""
+
+
+def cores() -> int:
+    """How many cores this process may use: by its affinity, and by the quota of its control group."""
+    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for quota in _quotas():
+        count = min(count, quota)
+    return max(1, math.ceil(count))
+
+
+def _quotas() -> list[float]:
+    """Cores that the control groups of Linux allow, version 2 and 1."""
+    found = []
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            found.append(int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    try:
+        quota, period = (Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:
+            found.append(int(quota) / int(period))
+    except (OSError, ValueError):
+        pass
+    return found
+
+
+class CpuProgram:
+    """A step, compiled: the address of what a worker calls."""
+
+    def __init__(self, definition: StepDefinition) -> None:
+        self.definition = definition
+        self.message = layout(definition.message_type)
+        self.reply = layout(definition.reply_type) if definition.reply_type is not None else None
+        self.state = np.dtype(layout(definition.state_type).dtype) if definition.state_type is not None else None
+        self._module = compiler.compiled(definition, *self._source())  # kept: its code goes with it
+        self.serve: int = self._module.serve.address
+
+    def _source(self) -> tuple[str, dict[str, Any]]:
+        """The text around the step, and what it uses by name."""
+        definition = self.definition
+        names: dict[str, Any] = {name: getattr(ring, name) for name in _WORDS}
+        names |= {"cfunc": cfunc, "carray": carray, "pointer": pointer, "MESSAGE": self.message.dtype, "np": np}
+        text = dict.fromkeys(("state_array", "reply_array", "buffers", "clear"), "pass")
+        state = reply = "None"
+        if self.state is not None:
+            names["STATE"] = self.state
+            text["state_array"] = f"states = carray(pointer(load(kernel, STATES)), {definition.instances}, STATE)"
+            state = "states[instance]"
+        if self.reply is not None:
+            size = self.reply.dtype.itemsize
+            names["REPLY"] = self.reply.dtype
+            text["reply_array"] = (
+                "replies = carray(pointer(load(kernel, REPLIES)), load(kernel, REPLY_MASK) + 1, REPLY)"
+            )
+            reply = "replies[tail & reply_mask]"
+            text["clear"] = "; ".join(
+                f"store(reply_address + (tail & reply_mask) * {size}, {word}, 0)" for word in range(size // 8)
+            )
+            if size > 256:
+                text["clear"] = (
+                    f"for word in range({size // 8}): store(reply_address + (tail & reply_mask) * {size}, word, 0)"
+                )
+        arrays = []
+        for i, (name, buffer) in enumerate(definition.buffers.items()):
+            names[f"DTYPE_{i}"] = buffer.dtype
+            arrays.append(
+                f"buffer_{i} = carray(pointer(load(load(kernel, BUFFERS), {i})), {buffer.shape!r}, DTYPE_{i})  # {name}"
+            )
+        text["buffers"] = "\n    ".join(arrays) or "pass"
+        if definition.instances == 1:
+            text["instance"] = "instance = 0"
+        elif definition.key is not None:
+            by_key = f"np.int64(message.{definition.key}) % {definition.instances}"
+            text["instance"] = f"instance = to_instance if to_instance >= 0 else {by_key}"
+        else:
+            text["instance"] = "instance = to_instance"
+        given = ", ".join([state, "message", reply, *(f"buffer_{i}" for i in range(len(arrays)))])
+        result = "True" if definition.reply_type is not None else "False"
+        text["call"] = f"if step({given}) and {result}: tail += 1"
+        if definition.boundscheck:
+            text["call"] = (
+                "replied = False\n"
+                "        try:\n"
+                f"            replied = bool(step({given}))\n"
+                "        except Exception:\n"
+                "            store(kernel, FAILED, 1)\n"
+                "            store(kernel, PAUSED, 1)\n"
+                "            break\n"
+                f"        if replied and {result}: tail += 1"
+            )
+        return TEMPLATE.format(**text), names
+
+
+class CpuEngine:
+    """The workers of one runtime and what they share."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.cores = cores()
+        workers = min(self.cores, ring.MAX_WORKERS)
+        self._executors: dict[int, CpuExecutor] = {}
+        self._free = list(range(ring.MAX_KERNELS - 1, -1, -1))
+        self._gone: list[tuple[CpuExecutor, list[int] | None]] = []  # with the passes of the workers at that time
+        self._kernels = block(8 * ring.MAX_KERNELS)
+        self._ready = block(ring.MAX_KERNELS // 8)
+        self._noted = block(ring.MAX_KERNELS // 8)
+        self._passes = block(8 * ring.LINE * workers)
+        self._pairs = block(16 * ring.MAX_KERNELS)
+        self._one = block(8 * (2 + workers))  # the word that is written to wake somebody; then where each one reads it
+        self._one[0] = 1
+        self._words = words = block(8 * ring.POOL_WORDS)
+        self.address = address(words)
+        self._host_fds = _wake_up_fds(blocking=False)
+        self._worker_fds = [_wake_up_fds(blocking=True) for _ in range(workers)]
+        self._read_fds = np.array([reader for reader, _ in self._worker_fds], np.int64)
+        self._write_fds = np.array([writer for _, writer in self._worker_fds], np.int64)
+        words[ring.KERNELS], words[ring.READY_BITS] = address(self._kernels), address(self._ready)
+        words[ring.NOTED_BITS], words[ring.PASSES] = address(self._noted), address(self._passes)
+        words[ring.HOST_FD], words[ring.ONE] = self._host_fds[1], address(self._one)
+        words[ring.READ_FDS], words[ring.WRITE_FDS] = address(self._read_fds), address(self._write_fds)
+        words[ring.SPIN] = SPIN_NS if self.cores > 1 else 0
+        words[ring.BIT_WORDS] = 1
+        self._threads: list[threading.Thread] = []
+        self._renewed = threading.Event()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._closed = False
+        loop.add_reader(self._host_fds[0], self._on_events)
+
+    def executor(self, program: CpuProgram, row: memoryview, notify: Callable[[Event], None]) -> CpuExecutor:
+        self._sweep()
+        if not self._free:
+            raise BackendUnavailableError(
+                f"the CPU backend runs {ring.MAX_KERNELS} ring kernels at most: end some first"
+            )
+        index = self._free.pop()
+        executor = CpuExecutor(self, program, row, notify, index)
+        self._executors[index] = executor
+        self._words[ring.BIT_WORDS] = max(int(self._words[ring.BIT_WORDS]), index // 64 + 1)
+        self._kernels[index] = executor.address
+        return executor
+
+    def start(self) -> None:
+        """Start the workers, if they do not run yet."""
+        if self._threads or self._closed:
+            return
+        self._renew()
+        for me in range(len(self._worker_fds)):
+            thread = threading.Thread(target=self._work, args=(me,), name=f"pydotcompute-cpu-{me}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, me: int) -> None:
+        while ring.work(self.address, me):  # else it was stopped
+            self._renewed.clear()
+            if self._words[ring.LEASE] < ring.clock() and not self._words[ring.STOP]:
+                self._renewed.wait()
+
+    def _renew(self) -> None:
+        """The event loop lives: so may the workers."""
+        self._words[ring.LEASE] = ring.clock() + int(LEASE * 1e9)
+        self._renewed.set()
+        self._renewal = self._loop.call_later(LEASE / 3, self._renew)
+
+    def _on_events(self) -> None:
+        pairs = self._pairs
+        for i in range(_collect(self.address, self._host_fds[0], address(pairs))):
+            executor = self._executors.get(int(pairs[2 * i]))
+            if executor is not None and pairs[2 * i + 1]:
+                executor.notify(Event(int(pairs[2 * i + 1])))
+
+    def let_go(self, executor: CpuExecutor) -> None:
+        """Free the memory of an executor as soon as no worker can know of it any more."""
+        self._gone.append((executor, None))
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Look which of the closed executors no worker knows any more."""
+        kept: list[tuple[CpuExecutor, list[int] | None]] = []
+        for executor, passes in self._gone:
+            if passes is None and _withdraw(executor.address):
+                self._kernels[executor.index] = 0
+                del self._executors[executor.index]
+                self._free.append(executor.index)
+                passes = self._passes[:: ring.LINE].tolist()
+            asleep = self._passes[1 :: ring.LINE].tolist()
+            now = self._passes[:: ring.LINE].tolist()
+            if passes is None or any(
+                was == is_ and not sleeps for was, is_, sleeps in zip(passes, now, asleep, strict=True)
+            ):
+                kept.append((executor, passes))
+        self._gone = kept if self._threads else []
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._words[ring.STOP] = 1
+        self._renewed.set()
+        for _, writer in self._worker_fds:
+            os.write(writer, _ONE)
+        latest = time.monotonic() + _END
+        for thread in self._threads:
+            thread.join(max(latest - time.monotonic(), 0))
+        stuck = [thread for thread in self._threads if thread.is_alive()]
+        if stuck:
+            log.warning("%d threads stay in steps that do not end; they end with the process", len(stuck))
+            _stuck.append(self)  # the memory that they use must outlive them
+        else:
+            _close_all(fd for pair in self._worker_fds for fd in pair)
+        try:
+            self._loop.call_soon_threadsafe(self._leave_loop)
+        except RuntimeError:  # it is closed
+            _close_all(self._host_fds)
+
+    def _leave_loop(self) -> None:
+        self._loop.remove_reader(self._host_fds[0])
+        if self._renewal is not None:
+            self._renewal.cancel()
+        if self not in _stuck:
+            _close_all(self._host_fds)
+
+
+_stuck: list[CpuEngine] = []
+_ONE = (1).to_bytes(8, "little")
+
+
+def _wake_up_fds(*, blocking: bool) -> tuple[int, int]:
+    """What is read and what is written to wake the reader."""
+    if hasattr(os, "eventfd"):
+        fd = os.eventfd(0, os.EFD_CLOEXEC | (0 if blocking else os.EFD_NONBLOCK))
+        return fd, fd
+    reader, writer = os.pipe()
+    os.set_blocking(reader, blocking)
+    return reader, writer
+
+
+def _close_all(fds: Iterable[int]) -> None:
+    for fd in set(fds):
+        os.close(fd)
+
+
+class CpuExecutor:
+    """One ring kernel: its rings, its states, its words."""
+
+    def __init__(
+        self, engine: CpuEngine, program: CpuProgram, row: memoryview, notify: Callable[[Event], None], index: int
+    ) -> None:
+        definition = program.definition
+        self.engine, self.program, self.notify, self.index = engine, program, notify, index
+        self.patience = PATIENCE if engine.cores > 1 else 0
+        self._home = get_ident()
+        self._looks = LOOKS if engine.cores > 1 else LOOKS_ON_ONE_CORE
+        message_size = program.message.dtype.itemsize
+        self._reply_size = program.reply.dtype.itemsize if program.reply is not None else 0
+        limit = definition.queue_size
+        self._inbox = Ring(message_size, limit, runs=True)
+        self._out = Ring(max(self._reply_size, 8), limit)
+        self._answers = Ring(16 + self._reply_size, limit)
+        self._row = np.frombuffer(row, np.int64)
+        self._buffers = definition.buffers  # kept alive, as the arrays themselves
+        self._buffer_words = block(8 * max(len(self._buffers), 1))
+        for i, buffer in enumerate(self._buffers.values()):
+            self._buffer_words[i] = address(buffer.host)
+        self._states: NDArray[np.void] | None = None
+        if program.state is not None:
+            self._state_words = block(definition.instances * program.state.itemsize)
+            self._states = self._state_words.view(program.state)
+            self._states[:] = definition.initial()
+        self._sources = block(8 * MAX_SOURCES)
+        self._target: CpuExecutor | None = None
+        self._failure: BaseException | None = None
+        self._words = words = block(8 * ring.KERNEL_WORDS)
+        self.address = address(words)
+        words[ring.SERVE] = program.serve
+        words[ring.STATES] = address(self._states) if self._states is not None else 0
+        words[ring.INBOX], words[ring.OUT] = self._inbox.address, self._out.address
+        words[ring.ANSWERS], words[ring.ROW] = self._answers.address, address(self._row)
+        words[ring.SOURCES], words[ring.SOURCE_COUNT] = address(self._sources), MAX_SOURCES
+        words[ring.INDEX], words[ring.POOL], words[ring.BUFFERS] = index, engine.address, address(self._buffer_words)
+        words[ring.QUANTUM] = int((QUANTUM if definition.quantum is None else definition.quantum) * 1e9)
+        words[ring.CHUNK], words[ring.PAUSED] = 1, 1
+        for written in (self._out, self._answers):
+            written.words[ring.WRITER] = self.address
+        self._scratch = _Scratch(message_size, self._reply_size)
+        words[ring.SCRATCH] = self._scratch.message_address
+        self._of_thread = threading.local()
+        self._slots = block(_SLOTS * (16 + self._reply_size))
+        self._bind()
+
+    # -- messages in ---------------------------------------------------------------------------------------------------
+
+    def _own_scratch(self) -> _Scratch:
+        """Threads other than that of the event loop pack their messages each into memory of its own."""
+        try:
+            scratch: _Scratch = self._of_thread.scratch
+        except AttributeError:
+            scratch = self._of_thread.scratch = _Scratch(self.program.message.dtype.itemsize, self._reply_size)
+        return scratch
+
+    def _bind(self) -> None:
+        """Make `put`, `feed` and `ask` for the present program: closures, since looking attributes up costs 100 ns."""
+        home, mine, others, kernel, looks = self._home, self._scratch, self._own_scratch, self.address, self._looks
+        pack = self.program.message.pack_into
+        unpack = self.program.reply.unpack_from if self.program.reply is not None else _no_reply
+        message_view, message_at, reply_view, reply_at = (
+            mine.message, mine.message_address, mine.reply, mine.reply_address
+        )  # fmt: skip
+
+        def put(message: Any, instance: int, ticket: int = 0) -> bool:
+            if get_ident() == home:
+                pack(message_view, 0, message)
+                if instance == BY_KEY and not ticket:
+                    return _put_plain(kernel) > 0
+                return _put(kernel, message_at, instance, ticket, 1) > 0
+            scratch = others()
+            pack(scratch.message, 0, message)
+            return _put(kernel, scratch.message_address, instance, ticket, 1) > 0
+
+        def feed(message: Any, instance: int, ticket: int = 0) -> bool:
+            pack(message_view, 0, message)
+            return _put(kernel, message_at, instance, ticket, 0) > 0
+
+        def ask(message: Any, instance: int, ticket: int) -> Any:
+            if get_ident() == home:
+                pack(message_view, 0, message)
+                code, view = _ask(kernel, message_at, instance, ticket, reply_at, looks), reply_view
+            else:
+                scratch = others()
+                pack(scratch.message, 0, message)
+                code = _ask(kernel, scratch.message_address, instance, ticket, scratch.reply_address, looks)
+                view = scratch.reply
+            if code == 2:
+                return unpack(view, 0)
+            return None if code == 3 else PENDING if code == 1 else REFUSED
+
+        self.put, self.feed, self.ask, self._unpack = put, feed, ask, unpack
+
+    def put_records(self, records: NDArray[np.void], instance: int) -> int:
+        count = min(len(records), max(_MOST_BYTES // records.itemsize, 1))
+        return _put_many(self.address, address(records), count, instance)
+
+    def open_gate(self, is_open: bool) -> None:
+        self._words[ring.GATE] = is_open
+
+    @property
+    def depth(self) -> int:
+        return _queued(self.address)
+
+    # -- messages out --------------------------------------------------------------------------------------------------
+
+    def answers(self) -> Sequence[tuple[int, Any]]:
+        slots, found = self._slots, []
+        size = 16 + self._reply_size
+        while count := _take(self._answers.address, address(slots), _SLOTS):
+            view = _bytes(slots)
+            for i in range(count):
+                ticket, replied = int(slots[i * size // 8]), slots[i * size // 8 + 1]
+                found.append((ticket, self._unpack(view, i * size + 16) if replied else None))
+            if count < _SLOTS:
+                break
+        return found
+
+    def take(self) -> Any:
+        if self._target is None and _take(self._out.address, self._scratch.reply_address, 1):
+            return self._unpack(self._scratch.reply, 0)
+        return NOTHING
+
+    def take_records(self, max_n: int) -> NDArray[np.void]:
+        count = min(self.unread, max_n)
+        records = np.empty(count, self.program.reply.dtype if self.program.reply is not None else [])
+        _take(self._out.address, address(records), count)
+        return records
+
+    @property
+    def unread(self) -> int:
+        return 0 if self._target is not None else int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
+
+    def arm(self, events: Event) -> Event:
+        return Event(_arm(self.address, int(events)))
+
+    def connect(self, target: Executor) -> bool:
+        if not isinstance(target, CpuExecutor) or target.engine is not self.engine or self._target is not None:
+            return False
+        free = np.flatnonzero(target._sources == 0)
+        if not len(free):
+            return False
+        self._target = target
+        self._out.words[ring.READER] = target.address
+        target._sources[free[0]] = self._out.address
+        _notify(target.address)
+        return True
+
+    def disconnect(self) -> None:
+        target, self._target = self._target, None
+        if target is not None:
+            target._sources[target._sources == self._out.address] = 0
+            self._out.words[ring.READER] = 0
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        self.engine.start()
+        self._words[ring.PAUSED] = 0
+        _notify(self.address)
+
+    def pause(self) -> None:
+        self._words[ring.PAUSED] = 1
+
+    @property
+    def resting(self) -> bool:
+        return _resting(self.address) != 0
+
+    def swap(self, program: CpuProgram) -> None:
+        self.program = program
+        self._buffers = program.definition.buffers
+        for i, buffer in enumerate(self._buffers.values()):
+            self._buffer_words[i] = address(buffer.host)
+        quantum = program.definition.quantum
+        self._words[ring.QUANTUM] = int((QUANTUM if quantum is None else quantum) * 1e9)
+        self._words[ring.SERVE] = program.serve
+        self._bind()
+
+    def states(self) -> NDArray[np.void]:
+        return self._states.copy() if self._states is not None else np.empty(0, [])
+
+    def retrieve(self) -> Sequence[tuple[Any, int]]:
+        inbox = self._inbox.words
+        head, tail, mask = int(inbox[ring.HEAD]), int(inbox[ring.TAIL]), int(inbox[ring.MASK])
+        found = []
+        view = _bytes(self._inbox.memory[0])
+        unpack, size = self.program.message.unpack_from, self.program.message.dtype.itemsize
+        for run in range(int(inbox[ring.RUN_HEAD]), int(inbox[ring.RUN_TAIL])):
+            at = (run & mask) * ring.RUN_WORDS
+            end, ticket = (int(self._inbox.memory[1][at + word]) for word in (ring.END, ring.TICKET))
+            found += [(unpack(view, (position & mask) * size), ticket) for position in range(head, end)]
+            head = end
+        inbox[ring.RUN_HEAD], inbox[ring.HEAD] = inbox[ring.RUN_TAIL], tail
+        for source in self._sources[self._sources != 0].tolist():
+            while _take(source, self._scratch.message_address, 1):
+                found.append((unpack(self._scratch.message, 0), 0))
+        return found
+
+    @property
+    def failure(self) -> BaseException | None:
+        if self._words[ring.FAILED] and self._failure is None:
+            self._failure = IndexError(
+                f"an index is out of bounds in the step of {self.program.definition.kernel_id!r}; "
+                "backend='interpreted' shows where"
+            )
+        return self._failure
+
+    def close(self) -> None:
+        self.pause()
+        self.engine.let_go(self)
+
+
+def _bytes(words: NDArray[np.int64]) -> memoryview:
+    return memoryview(words.view(np.uint8))  # type: ignore[arg-type, unused-ignore]
+
+
+def _no_reply(view: memoryview, offset: int) -> None:
+    """The step has no reply type."""
+
+
+class _Scratch:
+    """Where a message is packed before it is put, and a reply is before it is unpacked."""
+
+    __slots__ = ("_words", "message", "message_address", "reply", "reply_address")
+
+    def __init__(self, message_size: int, reply_size: int) -> None:
+        self._words = block(message_size), block(max(reply_size, 8))
+        self.message, self.reply = map(_bytes, self._words)
+        self.message_address, self.reply_address = map(address, self._words)
+
+
+MAX_SOURCES = 16
+_SLOTS = 256
+_MOST_BYTES = 1 << 20
+"""Bytes that one call puts at most: the interpreter is locked meanwhile."""
+
+
+def _entry(function: Any) -> Callable[..., int]:
+    """The C entry point of a compiled function with one signature: calling it costs half of calling the dispatcher."""
+    (compiled,) = function.overloads.values()
+    return compiled.entry_point  # type: ignore[no-any-return]
+
+
+_put, _put_plain, _put_many, _ask, _take = map(_entry, (ring.put, ring.put_plain, ring.put_many, ring.ask, ring.take))
+_arm, _collect, _queued, _notify = map(_entry, (ring.arm, ring.collect, ring.queued, ring.notify))
+_resting, _withdraw = map(_entry, (ring.resting, ring.withdraw))
+
+
+class CpuBackend:
+    """Steps as native code on threads of this process."""
+
+    name = "cpu"
+
+    def check(self, definition: StepDefinition) -> None:
+        missing = compiler.compiler_missing()
+        if missing:
+            raise BackendUnavailableError(missing)
+        check_step(definition)
+
+    def build(self, definition: StepDefinition) -> CpuProgram:
+        return CpuProgram(definition)
+
+    def engine(self, loop: asyncio.AbstractEventLoop) -> CpuEngine:
+        return CpuEngine(loop)

@@ -1,0 +1,667 @@
+"""Rings of records between the host and native threads, and the kernels that read and write them.
+
+Everything is an int64 word in memory that NumPy owns, known by its address. Four kinds of blocks, whose words are named
+below, each group that one side writes on cache lines of its own:
+
+- A **ring** holds `LIMIT` records at most, in a power of two of places. Positions count up from `START` and never wrap.
+  One thread at a time writes it and one reads it. What the host sends comes in **runs**: messages that go to one
+  instance, under one ticket. A run is published at once, so a batch of a thousand costs what one message costs, and its
+  records lie as densely as in the array that they came from.
+- A **kernel** has a ring of messages from the host (`INBOX`), rings of other kernels that were connected to it
+  (`SOURCES`), a ring of replies (`OUT`) and one of answers to asks (`ANSWERS`). Head and tail live here and not in the
+  loop, so that the loop may stop anywhere between two messages, and another go on.
+- The **job** that a step is called with: which messages, which states, where replies go.
+- A **pool** is what workers share: which kernels are ready, which workers sleep.
+
+Who sends: writes, publishes, then makes the kernel ready unless a worker attends it (`notify`). Who stops attending:
+says so, then looks again. Both have a fence between the two, so one of them sees the other. Sleeping workers, a writer
+that waits for room and a host that waits for an event are woken in the same way.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from ..telemetry.counters import BUCKETS, COUNTERS
+from .atomics import (
+    acquire,
+    bit_length,
+    call,
+    copy,
+    exchange,
+    fence,
+    fetch_add,
+    fetch_and,
+    fetch_or,
+    give_way,
+    load,
+    lowest_bit,
+    now_ns,
+    read,
+    relax,
+    release,
+    store,
+    swap_if,
+    write,
+)
+
+START = 0
+"""The position at which new rings begin."""
+
+LINE = 16
+"""Words that are kept apart: two cache lines, since processors fetch lines in pairs."""
+
+# -- the words of a ring -----------------------------------------------------------------------------------------------
+
+TAIL, SEEN_HEAD, RUN_TAIL, SINCE_STAMP = range(4)  # of the writer
+HEAD, RUN_HEAD = range(LINE, LINE + 2)  # of the reader
+BUFFER, MASK, SIZE, LIMIT, RUNS, READER, WRITER = range(2 * LINE, 2 * LINE + 7)  # of neither, once it is made
+BLOCKED = 3 * LINE  # the writer has stopped for want of room and is to be notified
+RING_WORDS = 4 * LINE
+
+# A run: it ends before position END.
+END, INSTANCE, TICKET, STAMP = range(4)
+RUN_WORDS = 4
+STAMP_EVERY = 64
+"""Of the messages that are put one by one, how many go without the time between two with it."""
+
+# -- the words of a kernel ---------------------------------------------------------------------------------------------
+
+SERVE, STATES, INBOX, OUT, ANSWERS, SOURCES, SOURCE_COUNT, ROW, INDEX, POOL, QUANTUM, BUFFERS, SCRATCH = range(13)
+GATE = LINE  # not 0: messages are let through
+PAUSED = 2 * LINE  # the host says: handle no further message
+STATUS = 3 * LINE  # ASLEEP, READY: its bit in the pool is set, ATTENDED: by a worker, GONE
+ARMED, HAPPENED = 4 * LINE, 4 * LINE + 1  # events
+CHUNK, FAILED = 5 * LINE, 5 * LINE + 1  # of the loop
+MESSAGES, MESSAGE_MASK, FIRST, LAST, TO_INSTANCE, REPLIES, REPLY_MASK, REPLY_TAIL, REPLY_LIMIT = range(
+    6 * LINE, 6 * LINE + 9
+)  # the job
+KERNEL_WORDS = 7 * LINE
+
+ASLEEP, READY, ATTENDED, GONE = range(4)
+ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Event`
+
+# -- the words of a pool -----------------------------------------------------------------------------------------------
+
+KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, PASSES = range(10)
+STOP, LEASE = LINE, LINE + 1
+SPINNERS = 2 * LINE
+SLEEPING = 3 * LINE  # a bit for each worker
+SIGNALLED = 4 * LINE  # the host was woken and has not looked yet
+POOL_WORDS = 5 * LINE
+
+MAX_KERNELS = 4096
+MAX_WORKERS = 62
+
+BATCH = 256
+"""Messages that are handled between two looks at the clock, at most."""
+TURN = 1024
+"""Messages that are handled between two looks at other kernels, at most."""
+
+_PROCESSED, _REPLIED, _BUSY, _WAITED, _HANDLED = (
+    COUNTERS.fields[name][1] // 8  # type: ignore[index]
+    for name in ("processed", "replied", "busy_ns", "waited", "handled")
+)
+_BUCKETS = BUCKETS
+_FULL, _SHUT = 0, -1
+
+
+def block(nbytes: int) -> NDArray[np.int64]:
+    """Zeroed words, on a page of 128 bytes."""
+    memory = np.zeros(nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 128
+    return memory[start : start + nbytes].view(np.int64)
+
+
+def address(words: NDArray[np.generic]) -> int:
+    """Where it lies."""
+    return int(words.__array_interface__["data"][0])
+
+
+class Ring:
+    """The memory of one ring for `limit` records of `size` bytes; `runs` for messages from the host."""
+
+    __slots__ = ("memory", "words")
+
+    def __init__(self, size: int, limit: int, *, runs: bool = False) -> None:
+        places = 1 << max(limit - 1, 1).bit_length()
+        self.words = block(8 * RING_WORDS)
+        self.memory = [block(places * size), block(8 * places * RUN_WORDS if runs else 0)]
+        for word in (TAIL, SEEN_HEAD, RUN_TAIL, HEAD, RUN_HEAD):
+            self.words[word] = START
+        self.words[BUFFER], self.words[MASK], self.words[SIZE] = address(self.memory[0]), places - 1, size
+        self.words[LIMIT], self.words[RUNS] = limit, address(self.memory[1]) if runs else 0
+
+    @property
+    def address(self) -> int:
+        return address(self.words)
+
+
+_inside = njit(nogil=True)  # compiled as a part of what calls it
+
+# -- waking ------------------------------------------------------------------------------------------------------------
+
+
+@_inside
+def wake_worker(pool: int) -> None:
+    """Wake one worker that sleeps, unless another is looking for work anyway."""
+    while load(pool, SPINNERS) == 0:
+        sleeping = load(pool, SLEEPING)
+        if sleeping == 0:
+            return
+        worker = lowest_bit(sleeping)
+        bit = 1 << worker
+        if fetch_and(pool, SLEEPING, ~bit) & bit:
+            write(load(load(pool, WRITE_FDS), worker), load(pool, ONE), 8)
+            return
+
+
+@_inside
+def make_ready(kernel: int) -> None:
+    """After its status has become READY."""
+    pool, index = load(kernel, POOL), load(kernel, INDEX)
+    fetch_or(load(pool, READY_BITS), index >> 6, 1 << (index & 63))
+    fence()
+    wake_worker(pool)
+
+
+@njit("void(int64)", nogil=True, cache=True)
+def notify(kernel: int) -> None:
+    """Something has changed for a kernel: see that a worker attends it."""
+    fence()
+    if load(kernel, STATUS) == ASLEEP and swap_if(kernel, STATUS, ASLEEP, READY):
+        make_ready(kernel)
+
+
+@_inside
+def made_room(ring: int) -> None:
+    """The reader has taken something: the writer may have waited for that."""
+    fence()
+    if load(ring, BLOCKED) and exchange(ring, BLOCKED, 0):
+        notify(load(ring, WRITER))
+
+
+@njit("int64(int64)", nogil=True, cache=True)
+def queued(kernel: int) -> int:
+    """Messages that wait for it or are in its hands."""
+    inbox = load(kernel, INBOX)
+    count = load(inbox, TAIL) - acquire(inbox, HEAD)
+    sources = load(kernel, SOURCES)
+    for i in range(load(kernel, SOURCE_COUNT)):
+        source = load(sources, i)
+        if source:
+            count += acquire(source, TAIL) - load(source, HEAD)
+    return count
+
+
+@_inside
+def events(kernel: int, wanted: int) -> int:
+    """Those of the wanted events that hold now."""
+    held = 0
+    if wanted & ANSWER:
+        answers = load(kernel, ANSWERS)
+        if acquire(answers, TAIL) != load(answers, HEAD):
+            held |= ANSWER
+    if wanted & REPLY:
+        out = load(kernel, OUT)
+        if load(out, READER) == 0 and acquire(out, TAIL) != load(out, HEAD):
+            held |= REPLY
+    if wanted & ROOM:
+        inbox = load(kernel, INBOX)
+        if load(inbox, TAIL) - acquire(inbox, HEAD) < load(inbox, LIMIT):
+            held |= ROOM
+    if wanted & IDLE and queued(kernel) == 0:
+        held |= IDLE
+    return held
+
+
+@_inside
+def tell(kernel: int, happened: int) -> None:
+    """Let the event loop know."""
+    fetch_and(kernel, ARMED, ~happened)
+    fetch_or(kernel, HAPPENED, happened)
+    pool, index = load(kernel, POOL), load(kernel, INDEX)
+    fetch_or(load(pool, NOTED_BITS), index >> 6, 1 << (index & 63))
+    if exchange(pool, SIGNALLED, 1) == 0:
+        write(load(pool, HOST_FD), load(pool, ONE), 8)
+
+
+# -- the host's side. These keep the interpreter locked: that makes one writer of many threads -------------------------
+
+
+@njit("int64(int64, int64, int64, int64, int64)", cache=True)
+def put(kernel: int, source: int, instance: int, ticket: int, gated: int) -> int:
+    """Put the record at an address. 1; 0: no room; -1: the gate is closed."""
+    if gated and load(kernel, GATE) == 0:
+        return _SHUT
+    inbox = load(kernel, INBOX)
+    tail = load(inbox, TAIL)
+    if tail - load(inbox, SEEN_HEAD) >= load(inbox, LIMIT):
+        head = acquire(inbox, HEAD)
+        store(inbox, SEEN_HEAD, head)
+        if tail - head >= load(inbox, LIMIT):
+            return _FULL
+    mask, size, run = load(inbox, MASK), load(inbox, SIZE), load(inbox, RUN_TAIL)
+    copy(load(inbox, BUFFER) + (tail & mask) * size, source, size)
+    since = load(inbox, SINCE_STAMP)
+    entry = load(inbox, RUNS) + (run & mask) * (8 * RUN_WORDS)
+    store(entry, END, tail + 1)
+    store(entry, INSTANCE, instance)
+    store(entry, TICKET, ticket)
+    store(entry, STAMP, now_ns() if since == 0 else 0)
+    store(inbox, SINCE_STAMP, since + 1 if since < STAMP_EVERY else 0)
+    store(inbox, TAIL, tail + 1)
+    release(inbox, RUN_TAIL, run + 1)
+    notify(kernel)
+    return 1
+
+
+@njit("int64(int64)", cache=True)
+def put_plain(kernel: int) -> int:
+    """`put` of what the event loop has packed, by key and unasked: with one argument it takes Python 80 ns less."""
+    return put(kernel, load(kernel, SCRATCH), -1, 0, 1)
+
+
+@njit("int64(int64, int64, int64, int64)", cache=True)
+def put_many(kernel: int, source: int, count: int, instance: int) -> int:
+    """Put as many of the records at an address as there is room for; how many, or -1: the gate is closed."""
+    if load(kernel, GATE) == 0:
+        return _SHUT
+    inbox = load(kernel, INBOX)
+    tail = load(inbox, TAIL)
+    head = acquire(inbox, HEAD)
+    store(inbox, SEEN_HEAD, head)
+    count = min(count, load(inbox, LIMIT) - (tail - head))
+    if count <= 0:
+        return _FULL
+    mask, size, run, buffer = load(inbox, MASK), load(inbox, SIZE), load(inbox, RUN_TAIL), load(inbox, BUFFER)
+    place = tail & mask
+    before = min(count, mask + 1 - place)
+    copy(buffer + place * size, source, before * size)
+    copy(buffer, source + before * size, (count - before) * size)
+    entry = load(inbox, RUNS) + (run & mask) * (8 * RUN_WORDS)
+    store(entry, END, tail + count)
+    store(entry, INSTANCE, instance)
+    store(entry, TICKET, 0)
+    store(entry, STAMP, now_ns())
+    store(inbox, TAIL, tail + count)
+    release(inbox, RUN_TAIL, run + 1)
+    notify(kernel)
+    return count
+
+
+@njit("int64(int64, int64, int64, int64, int64, int64)", cache=True)
+def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks: int) -> int:
+    """`put`, and look so many times for the answer if it is the only one that is asked for; `target` takes its reply.
+
+    2: there is one; 3: the answer is none; 1: the answer is still to come; 0 or -1 as `put`. Negative `looks`: give way
+    to the worker instead of spinning, for a machine with one core.
+    """
+    answers = load(kernel, ANSWERS)
+    head = load(answers, HEAD)
+    inbox = load(kernel, INBOX)
+    alone = load(inbox, TAIL) == acquire(inbox, HEAD) and acquire(answers, TAIL) == head
+    attended = load(kernel, STATUS) == ATTENDED
+    done = put(kernel, source, instance, ticket, 1)
+    if done <= 0 or not alone or not (attended or looks < 0):
+        return done
+    for _ in range(abs(looks)):
+        if acquire(answers, TAIL) != head:
+            slot = load(answers, BUFFER) + (head & load(answers, MASK)) * load(answers, SIZE)
+            if load(slot, 0) != ticket:
+                return 1
+            replied = load(slot, 1)
+            copy(target, slot + 16, load(answers, SIZE) - 16)
+            release(answers, HEAD, head + 1)
+            return 2 if replied else 3
+        if looks < 0:
+            give_way()
+        else:
+            relax()
+    return 1
+
+
+@njit("int64(int64, int64, int64)", cache=True)
+def take(ring: int, target: int, count: int) -> int:
+    """Copy up to so many records to an address; how many."""
+    head = load(ring, HEAD)
+    count = min(count, acquire(ring, TAIL) - head)
+    if count <= 0:
+        return 0
+    mask, size, buffer = load(ring, MASK), load(ring, SIZE), load(ring, BUFFER)
+    place = head & mask
+    before = min(count, mask + 1 - place)
+    copy(target, buffer + place * size, before * size)
+    copy(target + before * size, buffer, (count - before) * size)
+    release(ring, HEAD, head + count)
+    made_room(ring)
+    return count
+
+
+@njit("int64(int64, int64)", cache=True)
+def arm(kernel: int, wanted: int) -> int:
+    """Have `tell` called for one of these events. Those that hold already, and then none is armed."""
+    fetch_or(kernel, ARMED, wanted)
+    held = events(kernel, wanted)
+    if held:
+        fetch_and(kernel, ARMED, ~wanted)
+    return held
+
+
+@njit("int64(int64)", cache=True)
+def resting(kernel: int) -> int:
+    """Whether it is paused and no worker has a message of it in hand."""
+    fence()
+    return load(kernel, PAUSED) and acquire(kernel, STATUS) != ATTENDED
+
+
+@njit("int64(int64)", cache=True)
+def withdraw(kernel: int) -> int:
+    """Keep workers from ever attending it again; 0 if one does, or is about to."""
+    return load(kernel, STATUS) == GONE or swap_if(kernel, STATUS, ASLEEP, GONE)
+
+
+@njit("int64()", cache=True)
+def clock() -> int:
+    """Nanoseconds, of the clock that workers read."""
+    return now_ns()
+
+
+@njit("int64(int64, int64, int64)", cache=True)
+def collect(pool: int, fd: int, target: int) -> int:
+    """What the workers have told: pairs of index and events, from `target` on; how many pairs."""
+    read(fd, load(pool, ONE) + 8, 8)
+    exchange(pool, SIGNALLED, 0)
+    count = 0
+    noted, kernels = load(pool, NOTED_BITS), load(pool, KERNELS)
+    for word in range(load(pool, BIT_WORDS)):
+        bits = exchange(noted, word, 0) if load(noted, word) else 0
+        while bits:
+            index = 64 * word + lowest_bit(bits)
+            bits &= bits - 1
+            kernel = load(kernels, index)
+            if kernel:
+                store(target, 2 * count, index)
+                store(target, 2 * count + 1, exchange(kernel, HAPPENED, 0))
+                count += 1
+    return count
+
+
+# -- the workers' side -------------------------------------------------------------------------------------------------
+
+
+@_inside
+def serve(kernel: int, ring: int, head: int, end: int, instance: int) -> int:
+    """Run the step over the messages from `head` to `end`, replies to the ring of replies; how many it has handled."""
+    out = load(kernel, OUT)
+    tail = load(out, TAIL)
+    limit = acquire(out, HEAD) + load(out, LIMIT)
+    if tail >= limit:
+        store(out, BLOCKED, 1)
+        fence()
+        limit = acquire(out, HEAD) + load(out, LIMIT)
+        if tail >= limit:
+            return 0
+        store(out, BLOCKED, 0)
+    store(kernel, MESSAGES, load(ring, BUFFER))
+    store(kernel, MESSAGE_MASK, load(ring, MASK))
+    store(kernel, FIRST, head)
+    store(kernel, LAST, end)
+    store(kernel, TO_INSTANCE, instance)
+    store(kernel, REPLIES, load(out, BUFFER))
+    store(kernel, REPLY_MASK, load(out, MASK))
+    store(kernel, REPLY_TAIL, tail)
+    store(kernel, REPLY_LIMIT, limit)
+    call(load(kernel, SERVE), kernel)
+    replied = load(kernel, REPLY_TAIL) - tail
+    if replied:
+        release(out, TAIL, tail + replied)
+        row = load(kernel, ROW)
+        store(row, _REPLIED, load(row, _REPLIED) + replied)
+        if load(out, READER):
+            notify(load(out, READER))
+    return load(kernel, FIRST) - head
+
+
+@_inside
+def answer(kernel: int, ring: int, head: int, instance: int, ticket: int) -> int:
+    """Run the step for one message that was asked; 0 if there is no room for the answer."""
+    answers = load(kernel, ANSWERS)
+    tail = load(answers, TAIL)
+    if tail - acquire(answers, HEAD) >= load(answers, LIMIT):
+        store(answers, BLOCKED, 1)
+        fence()
+        if tail - acquire(answers, HEAD) >= load(answers, LIMIT):
+            return 0
+        store(answers, BLOCKED, 0)
+    slot = load(answers, BUFFER) + (tail & load(answers, MASK)) * load(answers, SIZE)
+    store(kernel, MESSAGES, load(ring, BUFFER))
+    store(kernel, MESSAGE_MASK, load(ring, MASK))
+    store(kernel, FIRST, head)
+    store(kernel, LAST, head + 1)
+    store(kernel, TO_INSTANCE, instance)
+    store(kernel, REPLIES, slot + 16)
+    store(kernel, REPLY_MASK, 0)
+    store(kernel, REPLY_TAIL, 0)
+    store(kernel, REPLY_LIMIT, 1)
+    call(load(kernel, SERVE), kernel)
+    if load(kernel, FIRST) == head:  # paused, or failed
+        return 0
+    replied = load(kernel, REPLY_TAIL)
+    store(slot, 0, ticket)
+    store(slot, 1, replied)
+    release(answers, TAIL, tail + 1)
+    row = load(kernel, ROW)
+    store(row, _REPLIED, load(row, _REPLIED) + replied)
+    return 1
+
+
+@_inside
+def account(kernel: int, begun: int, handled: int) -> int:
+    """Count what was handled since `begun`; let a batch grow or shrink so that it takes some microseconds. The time."""
+    now = now_ns()
+    row, spent, chunk = load(kernel, ROW), now - begun, load(kernel, CHUNK)
+    store(row, _PROCESSED, load(row, _PROCESSED) + handled)
+    store(row, _BUSY, load(row, _BUSY) + spent)
+    bucket = _HANDLED + min(bit_length(max(spent // handled, 0)), _BUCKETS - 1)
+    store(row, bucket, load(row, bucket) + 1)
+    if spent < 10_000 and handled == chunk and chunk < BATCH:
+        store(kernel, CHUNK, 2 * chunk)
+    elif spent > 40_000 and chunk > 1:
+        store(kernel, CHUNK, chunk >> 1)
+    return now
+
+
+@_inside
+def attend(kernel: int) -> int:
+    """Handle what there is for a kernel, for a while; how many messages."""
+    if acquire(kernel, PAUSED) or load(kernel, FAILED):
+        return 0
+    done = 0
+    now = now_ns()
+    latest = now + 100_000
+    inbox = load(kernel, INBOX)
+    blocked = False
+    while done < TURN and now < latest:
+        run = load(inbox, RUN_HEAD)
+        if run == acquire(inbox, RUN_TAIL):
+            break
+        entry = load(inbox, RUNS) + (run & load(inbox, MASK)) * (8 * RUN_WORDS)
+        head, end, ticket, stamp = load(inbox, HEAD), load(entry, END), load(entry, TICKET), load(entry, STAMP)
+        if stamp:
+            store(entry, STAMP, 0)
+            bucket = _WAITED + min(bit_length(max(now - stamp, 0)), _BUCKETS - 1)
+            store(load(kernel, ROW), bucket, load(load(kernel, ROW), bucket) + 1)
+        if ticket:
+            handled = answer(kernel, inbox, head, load(entry, INSTANCE), ticket)
+        else:
+            upto = min(end, head + load(kernel, CHUNK))
+            handled = serve(kernel, inbox, head, upto, load(entry, INSTANCE))
+        if handled == 0:
+            blocked = True
+            break
+        if head + handled == end:
+            store(inbox, RUN_HEAD, run + 1)
+        release(inbox, HEAD, head + handled)
+        done += handled
+        now = account(kernel, now, handled)
+    sources = load(kernel, SOURCES)
+    for i in range(load(kernel, SOURCE_COUNT)):
+        source = load(sources, i)
+        if source == 0 or blocked:
+            continue
+        turn = 0
+        while turn < TURN and now < latest:
+            head = load(source, HEAD)
+            end = min(acquire(source, TAIL), head + load(kernel, CHUNK))
+            if head == end:
+                break
+            handled = serve(kernel, source, head, end, -1)
+            if handled == 0:
+                blocked = True
+                break
+            release(source, HEAD, head + handled)
+            made_room(source)
+            turn += handled
+            now = account(kernel, now, handled)
+        done += turn
+    if load(kernel, FAILED):
+        tell(kernel, FAILURE)
+    if done:
+        fence()
+        armed = load(kernel, ARMED)
+        if armed:
+            happened = events(kernel, armed)
+            if happened:
+                tell(kernel, happened)
+    return done
+
+
+@_inside
+def has_work(kernel: int) -> int:
+    """Whether `attend` would handle a message now."""
+    if load(kernel, PAUSED) or load(kernel, FAILED) or queued(kernel) == 0:
+        return 0
+    for ring in (load(kernel, OUT), load(kernel, ANSWERS)):
+        if load(ring, BLOCKED):
+            if load(ring, TAIL) - acquire(ring, HEAD) >= load(ring, LIMIT):
+                return 0
+            store(ring, BLOCKED, 0)
+    return 1
+
+
+@_inside
+def leave(kernel: int) -> None:
+    """Attend a kernel no longer."""
+    exchange(kernel, STATUS, ASLEEP)
+    if has_work(kernel) and swap_if(kernel, STATUS, ASLEEP, READY):
+        make_ready(kernel)
+
+
+@_inside
+def any_ready(pool: int) -> int:
+    """Whether a kernel waits for a worker."""
+    bits = load(pool, READY_BITS)
+    for word in range(load(pool, BIT_WORDS)):
+        if load(bits, word):
+            return 1
+    return 0
+
+
+@_inside
+def take_ready(pool: int, start: int) -> int:
+    """Begin to attend a kernel that waits for a worker, looking from index `start` on; its address, or 0."""
+    ready, words = load(pool, READY_BITS), load(pool, BIT_WORDS)
+    first = start >> 6
+    for i in range(words + 1):
+        word = (first + i) % words
+        bits = load(ready, word)
+        if i == 0:
+            bits &= -1 << (start & 63)
+        while bits:
+            bit = bits & -bits
+            if fetch_and(ready, word, ~bit) & bit:
+                kernel = load(load(pool, KERNELS), 64 * word + lowest_bit(bit))
+                if kernel:
+                    exchange(kernel, STATUS, ATTENDED)
+                    return kernel
+            bits &= bits - 1
+    return 0
+
+
+@njit("int64(int64, int64)", nogil=True, cache=True)
+def work(pool: int, me: int) -> int:
+    """What a worker does until it is stopped (0) or the lease has ended (1)."""
+    kernel, began, idle_since, looks, start = 0, 0, 0, 0, 0
+    spinning = False
+    passes = load(pool, PASSES) + 8 * LINE * me
+    code = -1
+    while code < 0:
+        store(passes, 0, load(passes, 0) + 1)
+        if kernel:
+            if attend(kernel):
+                if spinning:
+                    spinning = False
+                    fetch_add(pool, SPINNERS, -1)
+                    if any_ready(pool):
+                        wake_worker(pool)
+                looks = 0
+                now = now_ns()
+                if load(pool, STOP) or now > load(pool, LEASE):
+                    code = 0 if load(pool, STOP) else 1
+                elif now - began > load(kernel, QUANTUM) and any_ready(pool):
+                    leave(kernel)
+                    kernel = 0
+                continue
+            if load(kernel, PAUSED):
+                leave(kernel)
+                kernel = 0
+        if any_ready(pool):
+            other = take_ready(pool, start)
+            if other:
+                if kernel:
+                    leave(kernel)
+                kernel, began = other, now_ns()
+                start = (load(kernel, INDEX) + 1) % (64 * load(pool, BIT_WORDS))
+                continue
+        if load(pool, STOP):
+            code = 0
+            break
+        looks += 1
+        if looks == 1:
+            idle_since = now_ns()
+            if not spinning:
+                if load(pool, SPIN) and fetch_add(pool, SPINNERS, 1) == 0:
+                    spinning = True
+                elif load(pool, SPIN):
+                    fetch_add(pool, SPINNERS, -1)
+        if spinning:
+            if looks & 63:
+                relax()
+                continue
+            give_way()
+            if now_ns() - idle_since < load(pool, SPIN):
+                continue
+        # Nothing to do: sleep.
+        looks = 0
+        if kernel:
+            leave(kernel)
+            kernel = 0
+        if spinning:
+            spinning = False
+            fetch_add(pool, SPINNERS, -1)
+        bit = 1 << me
+        fetch_or(pool, SLEEPING, bit)
+        fence()
+        if (any_ready(pool) or load(pool, STOP)) and fetch_and(pool, SLEEPING, ~bit) & bit:
+            continue
+        store(passes, 1, 1)
+        read(load(load(pool, READ_FDS), me), load(pool, ONE) + 16 + 8 * me, 8)
+        store(passes, 1, 0)
+    if kernel:
+        leave(kernel)
+    if spinning:
+        fetch_add(pool, SPINNERS, -1)
+    return code
