@@ -1,6 +1,6 @@
 """What compiled ring kernels cost, beside what the machine can do in the same run.
 
-    python benchmarks/compiled.py [--json FILE] [--rounds N] [--quick] [--backend NAME]
+    python benchmarks/compiled.py [--json FILE] [--rounds N] [--quick] [--only TEXT] [--backend NAME]
 
 The ceilings: a bare ring in Numba (one way), an echo in C (there and back, built with the system's compiler where there
 is one), and a pair of `asyncio.Queue`. Every row is run `--rounds` times, all rows in turn, and the median is printed;
@@ -106,7 +106,8 @@ def hand_on(state: None, msg: Small, out: Small) -> bool:
     return msg.b > 1
 
 
-def define(backend: Literal["cpu", "interpreted"]) -> None:
+def define(backend: Literal["cpu", "interpreted"], *kernel_ids: str) -> None:
+    """Those kernels; all of them where none is named."""
     for step, name, options in (
         (echo_small, "echo 32", {"queue_size": QUEUE}),
         (echo_large, "echo 64", {"queue_size": QUEUE}),
@@ -118,7 +119,8 @@ def define(backend: Literal["cpu", "interpreted"]) -> None:
         (swallow, "sink", {"queue_size": 1 << 16}),
         (hand_on, "hand on", {}),
     ):
-        ring_kernel(name, backend=backend, **options)(step)  # type: ignore[arg-type]
+        if not kernel_ids or name in kernel_ids:
+            ring_kernel(name, backend=backend, **options)(step)  # type: ignore[arg-type]
 
 
 async def started(runtime: RingKernelRuntime, *kernel_ids: str) -> None:
@@ -386,7 +388,7 @@ def start(backend: Any, kernel_id: str) -> float:
 
     async def go() -> float:
         begun = clock()
-        define(backend)
+        define(backend, kernel_id)
         async with RingKernelRuntime("current") as runtime:
             await started(runtime, kernel_id)
             return (clock() - begun) / 1e6
@@ -490,6 +492,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="runs of each row (default 7)")
     parser.add_argument("--quick", action="store_true", help="a tenth of the messages, three rounds")
     parser.add_argument("--backend", default="cpu", help="what runs the steps (default cpu)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only rows whose name has this in it")
     options = parser.parse_args()
     backend, scale, rounds = options.backend, 1.0, options.rounds
     if options.quick:
@@ -527,13 +530,19 @@ def main() -> None:
         "send: ns": partial(on_loop, "current", send, m),
         "put alone: ns": partial(on_loop, "current", put, m),
     }
-    figures = medians(rows, rounds)
+    by_themselves: dict[str, Callable[[], Any]] = {
+        "idle: % of a core": lambda: apart(f"idle({backend!r}, 2.0)"),
+        "cycles": lambda: apart(f"cycles({backend!r}, 100)"),
+        "start": lambda: starts(backend),
+    }
     if hasattr(os, "sched_setaffinity"):
         core = min(os.sched_getaffinity(0))
-        figures |= apart(f"on_one_core({backend!r}, {n}, {m // 2}, {rounds})", core=core)
-    figures["idle: % of a core"] = apart(f"idle({backend!r}, 2.0)")
-    figures |= apart(f"cycles({backend!r}, 100)")
-    figures |= starts(backend)
+        by_themselves["one core"] = lambda: apart(f"on_one_core({backend!r}, {n}, {m // 2}, {rounds})", core=core)
+    figures = medians({name: row for name, row in rows.items() if options.only in name}, rounds)
+    for name, row in by_themselves.items():
+        if options.only in name:
+            figure = row()
+            figures |= figure if isinstance(figure, dict) else {name: figure}
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, backend {backend}, median of {rounds} rounds")
     print(f"queue_size {QUEUE:,}, batches of {CHUNK:,}; busy step and deep echo: {DEEP:,} and {DEEP_CHUNK:,}\n")
     claims = show(figures)
