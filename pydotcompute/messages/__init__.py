@@ -8,10 +8,10 @@ from .standard import DEFAULT_PRIORITY
 
 if TYPE_CHECKING:
     from .codec import decode, encode
+    from .fields import Shape
     from .record import (
         Layout,
         Record,
-        Shape,
         checked_records,
         from_record,
         from_records,
@@ -43,4 +43,5 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Async ring kernels of one process need neither bytes nor records.
-    return getattr(import_module(".codec" if name in ("decode", "encode") else ".record", __name__), name)
+    home = {"decode": ".codec", "encode": ".codec", "Shape": ".fields"}.get(name, ".record")
+    return getattr(import_module(home, __name__), name)
