@@ -67,7 +67,7 @@ class _UnknownValueError(Exception):
 
 
 _PLAIN = (NoneType, EllipsisType, bool, int, float, complex, str, bytes)
-_VERSIONED = {"builtins", "cmath", "llvmlite", "math", "numba", "numpy", "operator", "pydotcompute"}
+VERSIONED = {"builtins", "cmath", "llvmlite", "math", "numba", "numpy", "operator", "pydotcompute"}
 """Packages whose contents follow from the versions that `_environment` lists: a name says it all."""
 
 
@@ -91,7 +91,7 @@ def _described(value: Any, seen: list[Any]) -> Iterator[object]:
         yield "frozenset", sorted(tuple(map(str, _described(item, seen))) for item in value)
     elif isinstance(value, ModuleType):
         yield "module", value.__name__
-    elif (getattr(value, "__module__", None) or "").partition(".")[0] in _VERSIONED and hasattr(value, "__qualname__"):
+    elif (getattr(value, "__module__", None) or "").partition(".")[0] in VERSIONED and hasattr(value, "__qualname__"):
         yield value.__module__, value.__qualname__
     elif isinstance(value, Enum):
         yield kind.__qualname__, value.name
@@ -120,7 +120,7 @@ def _function(function: FunctionType, seen: list[Any]) -> Iterator[object]:
     for name, value in sorted(read_from_outside(function).items()):
         yield name
         yield from _described(value, seen)
-        if isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in _VERSIONED:
+        if isinstance(value, ModuleType) and value.__name__.partition(".")[0] not in VERSIONED:
             for attribute in sorted(set(function.__code__.co_names) & set(vars(value))):
                 yield attribute
                 yield from _described(vars(value)[attribute], seen)
