@@ -8,10 +8,12 @@ from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from . import block
-from .cache import cached_module, fingerprint, read_from_outside
+from .cache import cached_module, fingerprint, is_cached, read_from_outside
+from .rules import check_step, users_function
 
 if TYPE_CHECKING:
     from ..runtime.step import StepDefinition
+    from .diagnosis import Diagnosis
 
 
 def compiler_missing() -> str | None:
@@ -51,11 +53,38 @@ def device_function(definition: StepDefinition, *, boundscheck: bool | None = No
     nan, as on a GPU. `boundscheck`, by default that of the definition, makes an index out of bounds an IndexError.
     Nothing is compiled before the first call or `typed_check`.
     """
-    checked = definition.boundscheck if boundscheck is None else boundscheck
-    return _dispatcher(definition.body, {"error_model": "numpy", "nogil": True, "boundscheck": checked}, {})
+    from .diagnosis import CheckingCompiler, Diagnosis
+
+    options = {
+        "error_model": "numpy",
+        "nogil": True,
+        "boundscheck": definition.boundscheck if boundscheck is None else boundscheck,
+        "pipeline_class": CheckingCompiler,
+    }
+    return _dispatcher(definition.body, options, Diagnosis(definition), {})
 
 
-def _dispatcher(function: Any, options: dict[str, Any], made: dict[FunctionType, Any]) -> Any:
+def typed_check(definition: StepDefinition, step: Any = None) -> None:
+    """Compile the step for the types of its records and arrays; `step` is its `device_function`, if there is one yet.
+
+    Raises:
+        StepError: with the line, and what to write instead; `details` is what Numba says.
+    """
+    from .diagnosis import Diagnosis
+
+    diagnosis = Diagnosis(definition)
+    if step is None:
+        step = device_function(definition)
+    try:
+        step.compile(diagnosis.argument_types())
+    except Exception as error:  # noqa: BLE001 - Numba raises what it likes; `details` keeps it
+        told = diagnosis.translated(error)
+    else:
+        return
+    raise told.with_traceback(None) from None
+
+
+def _dispatcher(function: Any, options: dict[str, Any], diagnosis: Diagnosis, made: dict[FunctionType, Any]) -> Any:
     """Compile a function with others in place of the plain ones that it reads; `made` are those there are."""
     fastmath = getattr(function, "targetoptions", {}).get("fastmath", False)
     plain: FunctionType = getattr(function, "py_func", function)
@@ -65,29 +94,17 @@ def _dispatcher(function: Any, options: dict[str, Any], made: dict[FunctionType,
     cells = tuple(CellType() for _ in plain.__code__.co_freevars)
     copy = FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, cells)
     copy.__kwdefaults__, copy.__module__, copy.__qualname__ = plain.__kwdefaults__, plain.__module__, plain.__qualname__
+    copy.diagnosis = diagnosis  # type: ignore[attr-defined] # for the CheckingCompiler
     made[plain] = _njit()(fastmath=fastmath, **options)(copy)
     # Only now, as a function may call itself.
     for name, value in read_from_outside(plain).items():
-        if _is_to_be_compiled(value):
-            value = _dispatcher(value, options, made)
+        if users_function(value) is not None:
+            value = _dispatcher(value, options, diagnosis, made)
         if name in plain.__code__.co_freevars:
             cells[plain.__code__.co_freevars.index(name)].cell_contents = value
         else:
             scope[name] = value
     return made[plain]
-
-
-def _is_to_be_compiled(value: Any) -> bool:
-    """Whether it is a function of Python that Numba does not know by itself."""
-    if not isinstance(getattr(value, "py_func", value), FunctionType):
-        return False
-    from numba.core.registry import cpu_target
-
-    try:
-        cpu_target.typing_context.resolve_value_type(value)
-    except ValueError:
-        return True
-    return hasattr(value, "py_func")
 
 
 def compiled(
@@ -97,6 +114,13 @@ def compiled(
 
     Like `cached_module`, and so `source` writes ``cache=CACHE``. What it reads in `namespace` must follow from this
     package, from the definition's layouts, buffers and key, or from `extra`.
+
+    Raises:
+        StepError: as `typed_check`; a step that is on disk was checked when it was compiled.
     """
     key = fingerprint(definition, source, extra)
-    return cached_module(source, {**namespace, "step": device_function(definition)}, key)
+    step = device_function(definition)
+    if not is_cached(key):
+        check_step(definition)  # once more: a function that it calls may have been defined since
+        typed_check(definition, step)
+    return cached_module(source, {**namespace, "step": step}, key)

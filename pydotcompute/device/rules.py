@@ -115,17 +115,17 @@ def users_function(value: Any) -> FunctionType | None:
 
 # -- the rules ---------------------------------------------------------------------------------------------------------
 
-_NO_MEMORY = (
+NO_MEMORY = (
     "takes memory, which a step cannot allocate: use an array field of the state, "
     "such as `window: Annotated[NDArray[np.float64], Shape(8)]`"
 )
-_NO_TEXT = "text has no place in a step: use numbers, or an IntEnum"
+NO_TEXT = "text has no place in a step: use numbers, or an IntEnum"
 _NO_FUNCTION = "a step cannot define functions or classes: define them above it"
-_NO_RAISE = "on a GPU it would end the step unseen: use `if` and `return False`, or report it in a field of the reply"
+NO_RAISE = "on a GPU it would end the step unseen: use `if` and `return False`, or report it in a field of the reply"
 
 _STATEMENTS: dict[type[ast.AST], str] = {
-    ast.Raise: f"`raise`: {_NO_RAISE}",
-    ast.Assert: f"`assert`: {_NO_RAISE}",
+    ast.Raise: f"`raise`: {NO_RAISE}",
+    ast.Assert: f"`assert`: {NO_RAISE}",
     ast.Try: "`try`: nothing is raised on a GPU: test the values with `if` before",
     ast.TryStar: "`try`: nothing is raised on a GPU: test the values with `if` before",
     ast.With: "`with`: a step can open or lock nothing; its state is its own, without a lock",
@@ -143,14 +143,15 @@ _STATEMENTS: dict[type[ast.AST], str] = {
     ast.Global: "`global`: what a step keeps from one message to the next is its state: add a field there",
     ast.Nonlocal: "`nonlocal`: what a step keeps from one message to the next is its state: add a field there",
     ast.Delete: "`del`: leave it out; a step's variables are gone when it returns",
-    ast.JoinedStr: f"an f-string: {_NO_TEXT}",
-    ast.List: f"a list {_NO_MEMORY}",
-    ast.Dict: f"a dict {_NO_MEMORY}",
-    ast.Set: f"a set {_NO_MEMORY}",
-    ast.ListComp: f"a list comprehension {_NO_MEMORY}, and a loop",
-    ast.DictComp: f"a dict comprehension {_NO_MEMORY}, and a loop",
-    ast.SetComp: f"a set comprehension {_NO_MEMORY}, and a loop",
+    ast.JoinedStr: f"an f-string: {NO_TEXT}",
+    ast.List: f"a list {NO_MEMORY}",
+    ast.Dict: f"a dict {NO_MEMORY}",
+    ast.Set: f"a set {NO_MEMORY}",
+    ast.ListComp: f"a list comprehension {NO_MEMORY}, and a loop",
+    ast.DictComp: f"a dict comprehension {NO_MEMORY}, and a loop",
+    ast.SetComp: f"a set comprehension {NO_MEMORY}, and a loop",
     ast.GeneratorExp: "a generator expression: write a `for` loop",
+    ast.NamedExpr: "`:=`: give it a line of its own, with `=`",
     ast.Starred: "`*`: write the elements one by one",
 }
 
@@ -160,13 +161,13 @@ _BUILTIN_HINTS = {
     "print": "see values with `await handle.snapshot()`, or with backend='interpreted' and breakpoint()",
     "breakpoint": "it needs backend='interpreted'",
     "isinstance": "the types of all fields are known: leave it out",
-    "str": _NO_TEXT,
-    "repr": _NO_TEXT,
-    "format": _NO_TEXT,
-    "list": f"it {_NO_MEMORY}",
-    "dict": f"it {_NO_MEMORY}",
-    "set": f"it {_NO_MEMORY}",
-    "bytearray": f"it {_NO_MEMORY}",
+    "str": NO_TEXT,
+    "repr": NO_TEXT,
+    "format": NO_TEXT,
+    "list": f"it {NO_MEMORY}",
+    "dict": f"it {NO_MEMORY}",
+    "set": f"it {NO_MEMORY}",
+    "bytearray": f"it {NO_MEMORY}",
     "sorted": "keep the values in order in an array of the state",
     "input": "send what it shall know in a message",
     "open": "read the file before, and pass the data in a message or in buffers=",
@@ -217,10 +218,10 @@ _METHOD_HINTS = {
     "max": "use max(x)",
     "min": "use min(x)",
     "append": "write to an array of the state: x[i] = value",
-    "copy": f"it {_NO_MEMORY}",
-    "astype": f"it {_NO_MEMORY}",
+    "copy": f"it {NO_MEMORY}",
+    "astype": f"it {NO_MEMORY}",
     "item": "use x[i]",
-    "tolist": f"it {_NO_MEMORY}",
+    "tolist": f"it {NO_MEMORY}",
 }
 _LIBRARY_HINTS = {
     "time": "send the time in a field of the message",
@@ -276,7 +277,7 @@ class _Checker:
         """What is wrong with a node and what to write instead; None if nothing is."""
         match node:
             case ast.Constant(value=str() | bytes()):
-                return f"{node.value!r}: {_NO_TEXT}"
+                return f"{node.value!r}: {NO_TEXT}"
             case ast.Return(value=ast.Constant(value=str()) | ast.JoinedStr()):
                 return "`return` of a text: a step returns True to send `out`, or False; put the answer into `out`"
             case ast.Subscript(value=ast.Name(id=name), slice=ast.Constant(value=str(field))) if name in self.records:
@@ -329,7 +330,7 @@ class _Checker:
     def _value(self, name: str, value: Any) -> str | None:
         """A variable from outside: only some values can be part of compiled code."""
         if isinstance(value, str):
-            return f"`{name}` is a text: {_NO_TEXT}"
+            return f"`{name}` is a text: {NO_TEXT}"
         if isinstance(value, list | dict | set):
             return (
                 f"`{name}` is a {type(value).__name__}: a step reads numbers, tuples and arrays from outside: "
@@ -361,9 +362,7 @@ class _Checker:
         if _is_numpys(callee):
             if isinstance(callee, type) and issubclass(callee, np.generic):
                 return None
-            name = getattr(callee, "__name__", written.rpartition(".")[2])
-            hint = f"it {_NO_MEMORY}" if name in _ALLOCATORS else _NUMPY_HINTS.get(name, f"use math, or {_LOOP}")
-            return f"`{written}` cannot run on a GPU: {hint}"
+            return numpy_fault(written, getattr(callee, "__name__", written.rpartition(".")[2]))
         if users_function(callee) is not None:
             if isinstance(target, ast.Attribute):
                 return f"`{written}`: import it by its name: from {callee.__module__} import {callee.__name__}"
@@ -396,6 +395,12 @@ class _Checker:
             if known and isinstance(owner, ModuleType | type) and hasattr(owner, node.attr):
                 return True, getattr(owner, node.attr)
         return False, None
+
+
+def numpy_fault(written: str, name: str) -> str:
+    """What to say of a call of a function of NumPy; `name` is its name there."""
+    hint = f"it {NO_MEMORY}" if name in _ALLOCATORS else _NUMPY_HINTS.get(name, f"use math, or {_LOOP}")
+    return f"`{written}` cannot run on a GPU: {hint}"
 
 
 def no_such_field(written: str, owner: str, name: str, names: tuple[str, ...]) -> str:
