@@ -10,6 +10,7 @@
     ├── LoopError                              called from a thread or loop where it would dead-lock
     ├── KernelError
     │   ├── KernelNotFoundError (LookupError)  no ring kernel of that id
+    │   ├── InstanceError (LookupError)        no such instance, or none named where there are several
     │   ├── KernelStateError                   not possible in the kernel's present state
     │   └── KernelFailedError                  the kernel's body raised; `__cause__` is what it raised
     ├── QueueError
@@ -35,6 +36,7 @@ from asyncio import CancelledError
 __all__ = [
     "BackendUnavailableError",
     "DefinitionError",
+    "InstanceError",
     "KernelError",
     "KernelFailedError",
     "KernelNotFoundError",
@@ -94,6 +96,10 @@ class KernelError(PyDotComputeError):
 
 class KernelNotFoundError(KernelError, LookupError):
     """There is no ring kernel of that id."""
+
+
+class InstanceError(KernelError, LookupError):
+    """The kernel has no such instance, or has several and a message names none of them."""
 
 
 class KernelStateError(KernelError):

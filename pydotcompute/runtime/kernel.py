@@ -14,22 +14,26 @@ import typing
 import warnings
 import weakref
 from asyncio.tasks import _unregister_task as unregister_task
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from copy import deepcopy
 from struct import pack_into
 from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..exceptions import (
     DefinitionError,
+    InstanceError,
     KernelFailedError,
     KernelRedefinedWarning,
     KernelStateError,
     MessageTypeError,
+    PyDotComputeError,
     QueueFullError,
     RuntimeClosedError,
 )
-from ..messages import DEFAULT_PRIORITY, same_schema
+from ..messages import DEFAULT_PRIORITY, same_schema, to_records
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
 from .checks import checked_id, is_count
@@ -40,6 +44,7 @@ from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox
 from .scheduler import AWAITED, SET, Wait, clock
 
 if TYPE_CHECKING:
+    from .compiled import InstanceHandle
     from .runtime import RingKernelRuntime
 
 log = logging.getLogger("pydotcompute")
@@ -69,26 +74,34 @@ class RingKernelDefinition:
             raise DefinitionError(f"{body.__name__!r} yields: write an `async def` that replies with ctx.send")
         if not inspect.iscoroutinefunction(body):
             raise DefinitionError(
-                f"a ring kernel is an `async def` with one parameter, the context; {body!r} is not an async function"
+                f"a ring kernel is an `async def` with one parameter, the context, or a `def step(state, msg, out)`; "
+                f"{body!r} is no such function"
             )
-        name = checked_id(kernel_id if kernel_id is not None else getattr(body, "__name__", None))
+        self._describe(body, kernel_id, queue_size, backpressure)
+        name = self.kernel_id
         annotation = _context_annotation(body, name, scope)
+        if state is not None and not callable(state):
+            raise DefinitionError(f"state of {name!r} must be a class or function that makes a state, not {state!r}")
+        taken, sent = (*get_args(annotation), None, None)[:2] if annotation is not None else (None, None)
+        self.input_types = _checkable(input_type if input_type is not None else taken, name, "input_type")
+        self.output_types = _checkable(output_type if output_type is not None else sent, name, "output_type")
+        self.state = state
+
+    def _describe(
+        self, body: Callable[..., Any], kernel_id: str | None, queue_size: int, backpressure: Backpressure
+    ) -> None:
+        """What all ring kernels have."""
+        name = checked_id(kernel_id if kernel_id is not None else getattr(body, "__name__", None))
         if not is_count(queue_size):
             raise DefinitionError(f"queue_size of {name!r} must be an integer of at least 1, not {queue_size!r}")
         if backpressure not in STRATEGIES:
             raise DefinitionError(
                 f"backpressure of {name!r} must be one of {', '.join(STRATEGIES)}; not {backpressure!r}"
             )
-        if state is not None and not callable(state):
-            raise DefinitionError(f"state of {name!r} must be a class or function that makes a state, not {state!r}")
-        taken, sent = (*get_args(annotation), None, None)[:2] if annotation is not None else (None, None)
         self.kernel_id = name
         self.body = body
-        self.input_types = _checkable(input_type if input_type is not None else taken, name, "input_type")
-        self.output_types = _checkable(output_type if output_type is not None else sent, name, "output_type")
         self.queue_size = queue_size
         self.backpressure = backpressure
-        self.state = state
         self.cell = current_cell()
         self.origin = origin(getattr(body, "__module__", "?"))
         """Where it was defined, in words: ``cell In [7]`` or ``module mymod``."""
@@ -96,8 +109,8 @@ class RingKernelDefinition:
         self.context = contextvars.copy_context() if notebook_shell() is not None else None
         functools.update_wrapper(self, body)
 
-    def __call__(self, ctx: KernelContext[Any, Any]) -> Coroutine[Any, Any, Any]:
-        return self.body(ctx)
+    def __call__(self, *args: Any) -> Any:
+        return self.body(*args)
 
     def __repr__(self) -> str:
         return f"<ring kernel definition {self.kernel_id!r} of {self.origin}>"
@@ -108,22 +121,27 @@ def _context_annotation(body: Body, name: str, scope: dict[str, Any] | None) -> 
     try:
         parameters = list(inspect.signature(body).parameters.values())
     except NameError as error:  # annotations are evaluated late from Python 3.14 on
-        raise _unreadable(name, error) from error
+        raise unreadable(name, error) from error
     needed = [p for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if not parameters or len(needed) > 1 or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
         raise DefinitionError(f"the body of {name!r} must take one parameter, the context: async def {name}(ctx)")
-    annotation = parameters[0].annotation
+    annotation = evaluated(parameters[0].annotation, body, name, scope)
+    return annotation if get_origin(annotation) is KernelContext else None
+
+
+def evaluated(annotation: Any, body: Callable[..., Any], name: str, scope: dict[str, Any] | None) -> Any:
+    """An annotation of a parameter as what it means; `scope` holds the local names of where the body was defined."""
     while isinstance(annotation, str):  # twice, where annotations are texts anyway and the user writes one in quotes
         function = inspect.unwrap(body)
         try:
             # The text is the user's own source, from `from __future__ import annotations`.
             annotation = eval(annotation, getattr(function, "__globals__", {}), scope)
         except Exception as error:
-            raise _unreadable(name, error) from error
-    return annotation if get_origin(annotation) is KernelContext else None
+            raise unreadable(name, error) from error
+    return annotation
 
 
-def _unreadable(name: str, error: Exception) -> DefinitionError:
+def unreadable(name: str, error: Exception) -> DefinitionError:
     return DefinitionError(
         f"the types of {name!r} cannot be read ({error}): define them first, or pass input_type= and output_type="
     )
@@ -164,8 +182,17 @@ def define(definition: RingKernelDefinition, stacklevel: int = 3) -> RingKernelD
     """Register a definition; kernels that run the former one of that id get the new body between two messages.
 
     A warning that another place owns the id points to where `stacklevel` says, as that of `warnings.warn`.
+
+    Raises:
+        DefinitionError: a kernel that runs the former one cannot go on with this one; it keeps the former, and nothing
+            is registered.
     """
     former = _definitions.get(definition.kernel_id)
+    runtimes = list(_runtimes) if former is not None else []
+    for runtime in runtimes:
+        for kernel in list(runtime._kernels.values()):
+            if former in (kernel.definition, kernel._successor) and not kernel.state.over:
+                kernel._check_successor(definition)
     if former is not None and _owned_elsewhere(former, definition):
         warnings.warn(
             f"ring kernel {definition.kernel_id!r} of {former.origin} is replaced by the one of {definition.origin}; "
@@ -175,7 +202,7 @@ def define(definition: RingKernelDefinition, stacklevel: int = 3) -> RingKernelD
         )
     _definitions[definition.kernel_id] = definition
     if former is not None:
-        for runtime in list(_runtimes):
+        for runtime in runtimes:
             runtime._redefined(former, definition)
     return definition
 
@@ -187,8 +214,32 @@ def _owned_elsewhere(former: RingKernelDefinition, latter: RingKernelDefinition)
     return where[0] != where[1]
 
 
+_FOR_STEPS: dict[str, Any] = {
+    "backend": "auto",
+    "instances": 1,
+    "key": None,
+    "buffers": None,
+    "boundscheck": False,
+    "quantum": None,
+}
+
+
+def definition_of(body: Callable[..., Any], **options: Any) -> RingKernelDefinition:
+    """What `ring_kernel` makes of a function with these options, not registered yet. Errors as there."""
+    if inspect.isfunction(body) and not (inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)):
+        from .step import StepDefinition  # which knows this module
+
+        return StepDefinition(body, **options)
+    for option, usual in _FOR_STEPS.items():
+        if options.pop(option, usual) is not usual:
+            raise DefinitionError(
+                f"{option}= is for compiled ring kernels, `def step(state, msg, out)`, not for an `async def`"
+            )
+    return RingKernelDefinition(body, **options)
+
+
 @overload
-def ring_kernel(kernel_id: Body, /) -> RingKernelDefinition: ...
+def ring_kernel(kernel_id: Callable[..., Any], /) -> RingKernelDefinition: ...
 @overload
 def ring_kernel(
     kernel_id: str | None = None,
@@ -197,54 +248,90 @@ def ring_kernel(
     output_type: Any = None,
     queue_size: int = 1024,
     backpressure: Backpressure = "block",
-    state: Callable[[], Any] | None = None,
-) -> Callable[[Body], RingKernelDefinition]: ...
+    state: Any = None,
+    backend: str = "auto",
+    instances: int = 1,
+    key: str | None = None,
+    buffers: Mapping[str, Any] | None = None,
+    boundscheck: bool = False,
+    quantum: float | None = None,
+) -> Callable[[Callable[..., Any]], RingKernelDefinition]: ...
 def ring_kernel(
-    kernel_id: str | Body | None = None,
+    kernel_id: str | Callable[..., Any] | None = None,
     *,
     input_type: Any = None,
     output_type: Any = None,
     queue_size: int = 1024,
     backpressure: Backpressure = "block",
-    state: Callable[[], Any] | None = None,
-) -> RingKernelDefinition | Callable[[Body], RingKernelDefinition]:
-    """Make a ring kernel of an ``async def body(ctx)``.
+    state: Any = None,
+    backend: str = "auto",
+    instances: int = 1,
+    key: str | None = None,
+    buffers: Mapping[str, Any] | None = None,
+    boundscheck: bool = False,
+    quantum: float | None = None,
+) -> RingKernelDefinition | Callable[[Callable[..., Any]], RingKernelDefinition]:
+    """Make a ring kernel of an ``async def body(ctx)``, or a compiled one of a plain ``def step(state, msg, out)``.
+
+    A step handles one message: it reads `msg`, changes `state`, writes its reply to `out`, whose fields are zero at
+    first, and returns True if that shall be sent. `msg` and `out` are annotated with classes of ``@message`` whose
+    fields have a fixed size, `out` with None if it never replies; `state` with a `Record`, or with None.
 
     Defining an id again replaces the body of kernels that run under it, between two messages; their mailbox and
-    ``ctx.state`` are kept.
+    their state are kept.
 
     Args:
         kernel_id: the name to launch it by; the function's name by default.
         input_type: class, or union or tuple of classes, of the messages that it takes. By default what
-            ``KernelContext[In, Out]`` says in the body's signature; unchecked when nothing does.
+            ``KernelContext[In, Out]`` says in the body's signature; unchecked when nothing does. Of a step one class.
         output_type: the same for its replies.
         queue_size: how many messages its mailbox holds, and how many unread replies its outbox.
         backpressure: what happens to a message when the mailbox is full: ``"block"`` makes its sender wait,
             ``"reject"`` raises `QueueFullError` in the sender, ``"drop_oldest"`` drops the oldest message of the lowest
             priority,
             ``"drop_newest"`` drops the new one. What is dropped becomes a dead letter.
-        state: called without arguments to make ``ctx.state`` when it is first read.
+        state: called without arguments to make ``ctx.state`` when it is first read. Of a step: a `Record` class, an
+            instance of one, or a function that makes one for each instance.
+
+    These are for steps:
+
+    Args:
+        backend: ``"cpu"`` runs the compiled step on threads of this process; ``"interpreted"`` runs it in Python on the
+            runtime's event loop, slowly and for debuggers; ``"auto"`` is the fastest that can be used here.
+        instances: how many actors of this definition there are, each with its own state. A message says which it is
+            for by its `key`, or is sent to ``runtime["stats"][3]``.
+        key: the integer field of the message that chooses the instance, modulo `instances`.
+        buffers: `UnifiedBuffer` objects that the step gets as arrays, by the names of its further parameters.
+        boundscheck: makes a kernel fail with an IndexError where it reads or writes outside of an array. Compiled steps
+            otherwise do not look.
+        quantum: seconds that it keeps a worker thread while other kernels wait for one.
 
     Raises:
-        DefinitionError: not an ``async def`` with one parameter, or an argument that cannot be.
+        DefinitionError: not an ``async def`` with one parameter, nor a step, or an argument that cannot be.
+        StepError: the step does what no GPU can, or cannot be compiled.
+        BackendUnavailableError: the backend cannot be used here.
     """
     frame = sys._getframe(1)
     scope = dict(frame.f_locals) if frame.f_locals is not frame.f_globals else None
 
-    def decorate(body: Body) -> RingKernelDefinition:
-        return define(
-            RingKernelDefinition(
-                body,
-                kernel_id=None if callable(kernel_id) else kernel_id,
-                input_type=input_type,
-                output_type=output_type,
-                queue_size=queue_size,
-                backpressure=backpressure,
-                state=state,
-                scope=scope,
-            ),
-            stacklevel=4 if callable(kernel_id) else 3,
+    def decorate(body: Callable[..., Any]) -> RingKernelDefinition:
+        definition = definition_of(
+            body,
+            kernel_id=None if callable(kernel_id) else kernel_id,
+            input_type=input_type,
+            output_type=output_type,
+            queue_size=queue_size,
+            backpressure=backpressure,
+            state=state,
+            backend=backend,
+            instances=instances,
+            key=key,
+            buffers=buffers,
+            boundscheck=boundscheck,
+            quantum=quantum,
+            scope=scope,
         )
+        return define(definition, stacklevel=4 if callable(kernel_id) else 3)
 
     return decorate(kernel_id) if callable(kernel_id) else decorate
 
@@ -347,6 +434,28 @@ class RingKernel:
         """`RingKernelRuntime.receive` from this kernel."""
         return await self.runtime.receive(self.id, timeout)
 
+    async def send_batch(self, records: NDArray[np.void]) -> None:
+        """`RingKernelRuntime.send_batch` to this kernel."""
+        await self.runtime.send_batch(self.id, records)
+
+    async def receive_batch(self, max_n: int = 4096, timeout: float | None = None) -> NDArray[np.void]:
+        """`RingKernelRuntime.receive_batch` from this kernel."""
+        return await self.runtime.receive_batch(self.id, max_n, timeout)
+
+    async def snapshot(self) -> Any:
+        """`RingKernelRuntime.snapshot` of this kernel."""
+        return await self.runtime.snapshot(self.id)
+
+    def __getitem__(self, instance: int) -> InstanceHandle:
+        """The handle to one instance of a compiled ring kernel.
+
+        Raises:
+            InstanceError: there is no such instance.
+        """
+        from .compiled import InstanceHandle  # which knows this module
+
+        return InstanceHandle(self, self._instance(instance))
+
     async def activate(self) -> None:
         """`RingKernelRuntime.activate` this kernel."""
         await self.runtime.activate(self.id)
@@ -410,6 +519,20 @@ class RingKernel:
     def user_state(self, value: Any) -> None:
         self._user_state = value
 
+    def _instance(self, instance: Any) -> int:
+        """The number of an instance.
+
+        Raises:
+            InstanceError: there is no such instance.
+        """
+        raise InstanceError(f"{self.id!r} is an async ring kernel: only compiled ones have instances")
+
+    async def _snapshot(self, instance: int | None) -> Any:
+        """A copy of its state; None if it has none."""
+        if self._user_state is _UNMADE and self.definition.state is None:
+            return None
+        return deepcopy(self.user_state)
+
     def statistics(self) -> KernelStatistics:
         """Its counters now. Any thread may ask."""
         self._publish()
@@ -455,8 +578,7 @@ class RingKernel:
         """Another kernel takes its id and its row: keep counters of its own for who still holds the handle."""
         while (entry := self._out.pull()) is not None:
             self.bury(entry, "the reply was unread when the kernel was launched again")
-        self._row = memoryview(bytearray(COUNTERS.itemsize)).cast("q")
-        self._marker, self._stale = None, True
+        self._row = memoryview(bytearray(self._row)).cast("q")
         self.runtime._table.release(self._place)
 
     @property
@@ -483,6 +605,19 @@ class RingKernel:
             return await body
         except (SystemExit, KeyboardInterrupt) as error:
             self.exception = error
+
+    def _check_successor(self, definition: RingKernelDefinition) -> None:
+        """Raise `DefinitionError` if this kernel cannot go on with that definition. Any thread may call it."""
+        if type(definition) is not type(self.definition):
+            kinds = ["a compiled", "an async"]
+            new, old = kinds if type(self.definition) is RingKernelDefinition else reversed(kinds)
+            raise self._cannot_replace(f"it is {old} ring kernel and that is {new} one")
+
+    def _cannot_replace(self, why: str) -> DefinitionError:
+        return DefinitionError(
+            f"{self.id!r} goes on as it was, for it cannot be replaced while it runs: {why}. To start afresh, use "
+            f"`%%ring_kernel --restart`, or `await runtime.terminate({self.id!r})`, define it and launch it again"
+        )
 
     def _replace(self, definition: RingKernelDefinition) -> None:
         """Let a new definition take over when the message in hand is done."""
@@ -541,13 +676,17 @@ class RingKernel:
         self._move("return" if failure is None else "raise")
         self._finish(ctx)
         if failure is not None:
-            log.error(
-                "ring kernel %r failed (%s)",
-                self.id,
-                self.definition.origin,
-                exc_info=failure,
-                extra={"failed_kernel": self.id},
-            )
+            self._report(failure)
+
+    def _report(self, failure: BaseException) -> None:
+        """Say why it failed, in the context of where it was defined."""
+        log.error(
+            "ring kernel %r failed (%s)",
+            self.id,
+            self.definition.origin,
+            exc_info=failure,
+            extra={"failed_kernel": self.id},
+        )
 
     def _finish(self, ctx: KernelContext[Any, Any]) -> None:
         """Leave nobody waiting: close both queues, bury what was not handled, fail what was asked."""
@@ -663,6 +802,18 @@ class RingKernel:
             )
         raise MessageTypeError(text)
 
+    def _pull_records(self, max_n: int) -> NDArray[np.void] | None:
+        """Up to that many unread replies as records, shape (n,); None: there are none now."""
+        entries: list[Entry] = []
+        while len(entries) < max_n and (entry := self._out.pull()) is not None:
+            entries.append(entry)
+        try:
+            return to_records(entry[0] for entry in entries) if entries else None
+        except PyDotComputeError:
+            for entry in reversed(entries):
+                self._out.put_back(entry)
+            raise
+
     def _set_aside(self, ctx: KernelContext[Any, Any]) -> None:
         """An asked message goes out of hand unanswered: a reply that names it by correlation_id may still answer it."""
         sink = ctx._sink
@@ -744,7 +895,7 @@ class RingKernel:
                 _SCALARS,
                 self._row,
                 0,
-                _CODES[self.state],
+                CODES[self.state],
                 self.version,
                 box.capacity,
                 depth,
@@ -760,7 +911,7 @@ class RingKernel:
             )
 
 
-_CODES = {KernelState(name): code for code, name in enumerate(STATES)}
+CODES = {KernelState(name): code for code, name in enumerate(STATES)}
 _HISTOGRAMS = f"={2 * BUCKETS}q"
 _HISTOGRAMS_AT = 8 * (WORDS - 2 * BUCKETS)  # bytes; the histograms are the last two fields of a row
 _SCALARS = f"={WORDS - 2 * BUCKETS}q"

@@ -20,9 +20,10 @@ Backpressure = Literal["block", "reject", "drop_oldest", "drop_newest"]
 STRATEGIES: tuple[str, ...] = get_args(Backpressure)
 
 Entry = tuple[Any, int, "Wait | None"]
-"""A message, `clock()` when it was put, and where its reply goes."""
+"""A message, `clock()` when it was put (that of a compiled kernel: the instance that it is for), and where its reply
+goes."""
 
-_NOTHING: deque[Entry] = deque(maxlen=0)
+NO_ENTRIES: deque[Entry] = deque(maxlen=0)
 
 
 class Owner(Protocol):
@@ -106,12 +107,14 @@ class Mailbox:
         """Recompute the two values that the fast paths look at."""
         simple = not (self.closed or self._blocked)
         self.room = self.capacity - self._extra if simple and self._has_priority else 0
-        self.ready = self.plain if simple and not (self.paused or self.halted or self._extra) else _NOTHING
+        self.ready = self.plain if simple and not (self.paused or self.halted or self._extra) else NO_ENTRIES
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
-    def put(self, msg: Any, sink: Wait | None = None) -> Wait | None:
+    def put(self, msg: Any, sink: Wait | None = None, mark: int | None = None) -> Wait | None:
         """The general way in. None: it is in, or dropped as the strategy says. A `Wait`: await `accepted(wait)`.
+
+        `mark` is the second part of the entry, by default the time.
 
         Raises:
             PriorityError: its priority is not an integer from 0 to 255.
@@ -125,13 +128,13 @@ class Mailbox:
                 self._tune()
         else:
             priority = checked_priority(priority, msg)
-        return self.put_at(priority, msg, sink)
+        return self.put_at(priority, msg, sink, mark)
 
-    def put_at(self, priority: int, msg: Any, sink: Wait | None = None) -> Wait | None:
+    def put_at(self, priority: int, msg: Any, sink: Wait | None = None, mark: int | None = None) -> Wait | None:
         """`put` with a priority that is known to be right."""
         if self.closed:
             raise self.closed()
-        entry = (msg, clock(), sink)
+        entry = (msg, clock() if mark is None else mark, sink)
         if self._blocked or len(self) >= self.capacity:
             if self.strategy == "block":
                 if self._blocked is None:
@@ -145,7 +148,8 @@ class Mailbox:
                     f"the mailbox of {self._owner.id!r} is full ({self.capacity}): try again later, or define the "
                     f"kernel with a larger queue_size or backpressure='block'"
                 )
-            lowest = min([DEFAULT_PRIORITY] * bool(self.plain) + [p for p in self._levels or () if self._bits >> p & 1])
+            queued = [DEFAULT_PRIORITY] * bool(self.plain) + [p for p in self._levels or () if self._bits >> p & 1]
+            lowest = min(queued, default=256)  # none: all of them are in the ring of a compiled kernel
             self.dropped += 1
             if self.strategy == "drop_newest" or priority < lowest:
                 self._owner.bury(entry, self.strategy)
@@ -163,8 +167,11 @@ class Mailbox:
             if wait.state == FAILED and self._blocked and self._blocked.pop(wait, None):
                 self._tune()
 
-    def put_many(self, messages: Sequence[Any], start: int) -> int:
-        """How many of these were taken, all of default priority, from `start` on and without waiting."""
+    def put_many(self, messages: Sequence[Any], start: int, mark: int | None = None) -> int:
+        """How many of these were taken, all of default priority, from `start` on and without waiting.
+
+        `mark` is for the mailboxes of compiled kernels.
+        """
         n = min(self.room - len(self.plain), len(messages) - start)
         if n <= 0:
             return 0
@@ -206,12 +213,17 @@ class Mailbox:
             self._bits ^= 1 << priority
         return entry
 
+    def _top(self) -> int:
+        """The highest priority of those that are queued; -1: nothing is."""
+        top = self._bits.bit_length() - 1
+        return DEFAULT_PRIORITY if self.plain and top < DEFAULT_PRIORITY else top
+
     def pull(self) -> Entry | None:
         """The general way out: by priority, letting a blocked sender in. None: there is nothing to hand out now."""
-        top = self._bits.bit_length() - 1
-        if self.paused or (top < 0 and not self.plain):
+        top = self._top()
+        if self.paused or top < 0:
             return None
-        entry = self._take(DEFAULT_PRIORITY if self.plain and top < DEFAULT_PRIORITY else top)
+        entry = self._take(top)
         self._let_in()
         return entry
 
@@ -286,10 +298,9 @@ class Mailbox:
 
     def bury_all(self, reason: str) -> None:
         """Make dead letters of all that is queued."""
-        while self.plain or self._extra:
-            top = self._bits.bit_length() - 1
+        while (top := self._top()) >= 0:
             self.unhandled += 1
-            self._owner.bury(self._take(DEFAULT_PRIORITY if self.plain and top < DEFAULT_PRIORITY else top), reason)
+            self._owner.bury(self._take(top), reason)
         self._let_in()
 
 

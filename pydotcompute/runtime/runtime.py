@@ -10,10 +10,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
+from functools import partial
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, Self, TypeVar
 from weakref import WeakSet
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..exceptions import (
     DefinitionError,
@@ -25,16 +29,19 @@ from ..exceptions import (
     QueueTimeoutError,
     RuntimeClosedError,
 )
-from ..messages import DEFAULT_PRIORITY
+from ..messages import DEFAULT_PRIORITY, checked_records, from_record, from_records
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
 from .checks import checked_id, checked_timeout, is_count
+from .compiled import CompiledKernel
 from .dead_letters import DeadLetters
+from .executor import REFUSED, Engine
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
 from .loops import LoopThread, unanswered
-from .mailbox import checked_priority
-from .scheduler import AWAITED, NEW, SET, Scheduler, clock
+from .mailbox import Entry, checked_priority
+from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
+from .step import StepDefinition
 
 T = TypeVar("T")
 
@@ -84,6 +91,7 @@ class RingKernelRuntime:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: LoopThread | None = None
         self._scheduler: Scheduler | None = None
+        self._engines: dict[str, Engine] = {}  # of compiled kernels, by the name of the backend
         self._starting = Lock()
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
@@ -207,6 +215,11 @@ class RingKernelRuntime:
         else:
             kernel.bury((reply, 0, None), "the reply was unread when the runtime closed")
 
+    def _put_back_batch(self, kernel_id: str, records: NDArray[np.void]) -> None:
+        cls: type[Any] = self._kernels[kernel_id]._output_types[0]
+        for reply in reversed(from_records(cls, records)):
+            self._put_back(kernel_id, reply)
+
     def _bury_reply(self, kernel_id: str, reply: Any) -> None:
         self._kernels[kernel_id].bury((reply, 0, None), "the asker was cancelled when its reply came")
 
@@ -306,15 +319,20 @@ class RingKernelRuntime:
                 await self._close(drain, timeout)
         on_thread = self._thread is not None and get_ident() == self._home
         self._closed, self._home, self._here = True, 0, None
-        if on_thread or (self._thread is None and self.sampler.stopped):
+        if on_thread or (self._thread is None and self.sampler.stopped and not self._engines):
             self._stop_threads()
         else:
             await asyncio.to_thread(self._stop_threads)  # it waits for them, which would block this loop
 
     def _stop_threads(self) -> None:
         self.sampler.close()
+        self._close_engines()
         if self._thread is not None:
             self._thread.stop()
+
+    def _close_engines(self) -> None:
+        while self._engines:
+            self._engines.popitem()[1].close()
 
     async def _close(self, drain: bool, timeout: float) -> None:
         for kernel in self._kernels.values():
@@ -393,7 +411,7 @@ class RingKernelRuntime:
         return KernelNotFoundError(f"no ring kernel {kernel_id!r} (launched: {launched}); {what}")
 
     async def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
-        """Phase 1: allocate. The mailbox takes messages from now on; nothing runs before `activate`.
+        """Phase 1: allocate, compile. The mailbox takes messages from now on; nothing runs before `activate`.
 
         Args:
             kernel: a kernel id that was defined with `ring_kernel`, or the definition itself.
@@ -405,6 +423,7 @@ class RingKernelRuntime:
         Raises:
             KernelNotFoundError: nothing was defined under that id.
             KernelStateError: a kernel of that id runs already.
+            StepError: its step cannot be compiled.
             RuntimeClosedError: the runtime is closed, or being closed.
         """
         if self._away:
@@ -412,8 +431,6 @@ class RingKernelRuntime:
         return await self._launch(kernel, kernel_id)
 
     async def _launch(self, kernel: str | RingKernelDefinition, kernel_id: str | None) -> RingKernel:
-        if self._closing is not None:
-            raise RuntimeClosedError("the runtime is being closed: launch in a new RingKernelRuntime")
         if isinstance(kernel, RingKernelDefinition):
             definition = kernel
         elif isinstance(kernel, str):
@@ -426,6 +443,10 @@ class RingKernelRuntime:
         else:
             raise DefinitionError(f"launch takes a kernel id or what @ring_kernel made, not {kernel!r}")
         name = definition.kernel_id if kernel_id is None else checked_id(kernel_id)
+        if isinstance(definition, StepDefinition) and not definition.is_built:
+            await self._scheduler_of_loop().loop.run_in_executor(None, definition.build)
+        if self._closing is not None:
+            raise RuntimeClosedError("the runtime is being closed: launch in a new RingKernelRuntime")
         former = self._kernels.get(name)
         if former is not None:
             if not former.state.over:
@@ -434,11 +455,22 @@ class RingKernelRuntime:
                     f"or launch it under another kernel_id="
                 )
             former._retire()
-        launched = RingKernel(self, definition, name)
+        launched = (
+            CompiledKernel(self, definition, name, self._engine(definition))
+            if isinstance(definition, StepDefinition)
+            else RingKernel(self, definition, name)
+        )
         launched._move("launch")
         self._kernels[name] = launched
         self._launches += 1
         return launched
+
+    def _engine(self, definition: StepDefinition) -> Engine:
+        """What runs the steps of this definition's backend here."""
+        name = definition.backend_name
+        if name not in self._engines:
+            self._engines[name] = definition.engine(self._scheduler_of_loop().loop)
+        return self._engines[name]
 
     async def activate(self, kernel_id: str) -> None:
         """Phase 2: start the body.
@@ -552,22 +584,28 @@ class RingKernelRuntime:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    async def send(self, kernel_id: str, message: Any) -> None:
+    async def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
         """Put a message into a kernel's mailbox; with back-pressure `block`, waits while it is full.
+
+        Args:
+            instance: the number of the instance of a compiled ring kernel that it is for.
 
         Raises:
             KernelNotFoundError: none of that id was launched.
-            MessageTypeError: not of the kernel's input type.
+            InstanceError: it has no such instance, or has several and neither `instance` nor its key says which.
+            MessageTypeError: not of the kernel's input type, or a field holds what the layout of a compiled one cannot.
             PriorityError: its priority is not an integer from 0 to 255.
             QueueFullError: full, and the kernel's back-pressure is `reject`.
             KernelStateError, KernelFailedError: the kernel stops or has ended, or failed.
         """
         if not here() == self._here:  # noqa: SIM201 - of two loops, == is cheaper than !=
-            return await self._hop(self.send, kernel_id, message)
+            return await self._send_from_afar(kernel_id, message, instance)
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
             raise self._unknown(kernel_id) from None
+        if instance is not None:
+            instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
             kernel._admit_input(message)
         box = kernel._box
@@ -587,14 +625,31 @@ class RingKernelRuntime:
         else:
             if box.would_block and kernel._task is asyncio.current_task():
                 raise QueueFullError(f"{kernel.id!r} would wait for ever for room in its own mailbox ({box.capacity})")
-            if (blocked := box.put(message)) is not None:
+            if (blocked := box.put(message, None, instance)) is not None:
                 await box.accepted(blocked)
 
-    async def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
+    def _direct(self, kernel_id: Any) -> CompiledKernel | None:
+        """The compiled kernel of that id, which this thread, away from the runtime's loop, may put messages into."""
+        kernel = self._kernels.get(kernel_id) if isinstance(kernel_id, str) else None
+        return kernel if isinstance(kernel, CompiledKernel) and get_ident() != self._home else None
+
+    def _put_directly(self, kernel_id: Any, message: Any, instance: int | None) -> bool:
+        """Put a message into a compiled kernel from another thread. False: it has to go by the runtime's loop."""
+        kernel = self._direct(kernel_id)
+        return kernel is not None and kernel._put_directly(message, instance)
+
+    async def _send_from_afar(self, kernel_id: str, message: Any, instance: int | None) -> None:
+        __tracebackhide__ = True
+        if not self._put_directly(kernel_id, message, instance):
+            await self._hop(self.send, kernel_id, message, instance)
+
+    async def send_many(self, kernel_id: str, messages: Iterable[Any], instance: int | None = None) -> None:
         """`send` each of these messages, in order. All are checked before the first is sent. Errors as in `send`."""
         if self._away:
-            return await self._hop(self.send_many, kernel_id, list(messages))
+            return await self._hop(self.send_many, kernel_id, list(messages), instance)
         kernel = self._find(kernel_id)
+        if instance is not None:
+            instance = kernel._instance(instance)
         if not isinstance(messages, (list, tuple)):
             messages = list(messages)
         if not all(issubclass(kind, kernel._input_types) for kind in set(map(type, messages))):
@@ -611,18 +666,48 @@ class RingKernelRuntime:
                     checked_priority(priority, message)
         done = 0
         while done < len(messages):
-            took = kernel._box.put_many(messages, done) if usual else 0
+            took = kernel._box.put_many(messages, done, instance) if usual else 0
             if not took:
-                await self.send(kernel_id, messages[done])
+                await self.send(kernel_id, messages[done], instance=instance)
                 took = 1
             done += took
 
-    async def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
-        """Send a message and wait for the reply to it.
+    async def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
+        """`send` each of these records, in order, as a message of default priority.
+
+        Args:
+            records: of shape (n,) and the dtype of the messages that the kernel takes: ``Sample.dtype``.
+            instance: as in `send`.
+
+        Raises:
+            DefinitionError: the kernel does not take one class of messages whose fields all have a fixed size.
+            MessageTypeError: not such an array. Nothing was sent.
+            What `send` raises.
+        """
+        if self._away:
+            return await self._hop(self.send_batch, kernel_id, records, instance)
+        kernel = self._find(kernel_id)
+        if instance is not None:
+            instance = kernel._instance(instance)
+        cls = kernel._input_types[0]
+        records = checked_records(cls, records)
+        if not isinstance(kernel, CompiledKernel):
+            return await self.send_many(kernel_id, from_records(cls, records))
+        done = 0
+        while done < len(records):
+            took = kernel._box.put_records(records[done:], instance)
+            if not took:
+                await self.send(kernel_id, from_record(cls, records[done]), instance=instance)
+                took = 1
+            done += took
+
+    async def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
+        """Send a message and wait for the reply to it: None if the step of a compiled ring kernel sends none.
 
         Args:
             timeout: seconds, for room in the mailbox and for the reply together; None waits for both. A reply that
                 comes later becomes a dead letter.
+            instance: as in `send`.
 
         Raises:
             QueueTimeoutError: no room or no reply in time.
@@ -631,11 +716,13 @@ class RingKernelRuntime:
                 dropped later to make room.
         """
         if not here() == self._here:  # noqa: SIM201 - as in send
-            return await self._hop(self.ask, kernel_id, message, timeout, unclaimed=self._bury_reply)
+            return await self._ask_from_afar(kernel_id, message, timeout, instance)
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
             raise self._unknown(kernel_id) from None
+        if instance is not None:
+            instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
             kernel._admit_input(message)
         if timeout is not None:
@@ -671,11 +758,13 @@ class RingKernelRuntime:
                     else:
                         getter.set(None)
             else:
-                if (blocked := box.put(message, wait)) is not None:
+                if (blocked := box.put(message, wait, instance)) is not None:
                     begun = clock()
                     await box.accepted(blocked, timeout)
                     if timeout is not None:
                         left = max(timeout - (clock() - begun) / 1e9, 0)
+                elif wait.state == SET:
+                    return wait.value
             return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
@@ -684,14 +773,48 @@ class RingKernelRuntime:
                 wait.cancel()
             raise
         except QueueTimeoutError:
-            what = "room in the mailbox of" if wait.state == NEW else "reply from"
-            silent = any(wait in asked for asked in (kernel._aside or {}).values())
-            hint = "; it took the message and went on without a reply: `await ctx.send(...)` replies" if silent else ""
-            raise QueueTimeoutError(
-                f"no {what} {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}{hint}"
-            ) from None
+            raise _no_answer(kernel, wait, timeout) from None
 
     send_and_receive = ask
+
+    async def _ask_from_afar(self, kernel_id: str, message: Any, timeout: float | None, instance: int | None) -> Any:
+        __tracebackhide__ = True
+        checked_timeout(timeout)
+        answer = self._ask_directly(kernel_id, message, instance)
+        if answer is REFUSED:
+            return await self._hop(self.ask, kernel_id, message, timeout, instance, unclaimed=self._bury_reply)
+        if not isinstance(answer, Wait):
+            return answer
+        try:
+            return await self._hop(self._pending, kernel_id, answer, timeout, unclaimed=self._bury_reply)
+        except asyncio.CancelledError:
+            self._forget(answer)
+            raise
+
+    def _ask_directly(self, kernel_id: Any, message: Any, instance: int | None) -> Any:
+        """Ask a compiled kernel from another thread: the reply; a `Wait` for `_pending`; or `REFUSED`."""
+        kernel = self._direct(kernel_id)
+        return REFUSED if kernel is None else kernel._ask_directly(message, instance)
+
+    async def _pending(self, kernel_id: str, wait: Wait, timeout: float | None) -> Any:
+        """The reply to an ask that another thread has begun."""
+        kernel = self._find(kernel_id)
+        assert isinstance(kernel, CompiledKernel)
+        kernel._look_for_answers()
+        try:
+            return await (wait if timeout is None else kernel._scheduler.within(wait, timeout))
+        except asyncio.CancelledError:
+            if wait.state == SET:
+                self._bury_reply(kernel_id, wait.value)
+            raise
+        except QueueTimeoutError:
+            raise _no_answer(kernel, wait, timeout) from None
+
+    def _forget(self, wait: Wait) -> None:
+        """Its asker has gone, perhaps before anybody waited for the reply."""
+        if self._loop is not None:
+            with suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(wait.cancel)
 
     async def map(
         self, kernel_id: str, messages: Any, *, window: int = 64, timeout: float | None = None, progress: bool = False
@@ -748,8 +871,39 @@ class RingKernelRuntime:
             return await self._hop(self.receive, kernel_id, timeout, unclaimed=self._put_back)
         kernel = self._find(kernel_id)
         checked_timeout(timeout)
+        pull = kernel._out.pull
+        entry: Entry = pull() or await self._wait_for_reply(kernel, pull, timeout)  # type: ignore[assignment]
+        kernel._marker = None  # fewer replies are unread
+        return entry[0]
+
+    async def receive_batch(self, kernel_id: str, max_n: int = 4096, timeout: float | None = None) -> NDArray[np.void]:
+        """The oldest replies of a kernel that no ask was waiting for: those that are there, but at least one.
+
+        Args:
+            max_n: how many at most.
+            timeout: seconds to wait for the first; None waits until there is one.
+
+        Returns:
+            Array of shape (n,), n from 1 to `max_n`, and the dtype of the kernel's replies: ``Stats.dtype``.
+
+        Raises:
+            DefinitionError, MessageTypeError: the replies are not of one class whose fields all have a fixed size.
+            ValueError: `max_n` is below 1.
+            What `receive` raises.
+        """
+        if self._away:
+            return await self._hop(self.receive_batch, kernel_id, max_n, timeout, unclaimed=self._put_back_batch)
+        kernel = self._find(kernel_id)
+        checked_timeout(timeout)
+        if not is_count(max_n):
+            raise ValueError(f"max_n must be an integer of at least 1, not {max_n!r}")
+        records = await self._wait_for_reply(kernel, partial(kernel._pull_records, max_n), timeout)
+        kernel._marker = None
+        return records
+
+    async def _wait_for_reply(self, kernel: RingKernel, pull: Callable[[], T | None], timeout: float | None) -> T:
         out, begun, left = kernel._out, 0, timeout
-        while (entry := out.pull()) is None:
+        while (found := pull()) is None:
             if out.closed is not None:
                 raise out.closed()
             begun = begun or clock()
@@ -767,8 +921,25 @@ class RingKernelRuntime:
                 raise
             if timeout is not None:  # another receiver may have been quicker
                 left = max(timeout - (clock() - begun) / 1e9, 0)
-        kernel._marker = None  # fewer replies are unread
-        return entry[0]
+        return found
+
+    async def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
+        """A copy of a kernel's state, of a compiled one between two messages; None if it has no state.
+
+        Returns:
+            Of an async ring kernel a deep copy of ``ctx.state``. Of a compiled one an object of its `Record` class;
+            with several instances, unless one is named, all of them: an array of shape (instances,) and the dtype of
+            that class.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            InstanceError: it has no such instance.
+            KernelStateError: the kernel was ended while its step did not come back.
+        """
+        if self._away:
+            return await self._hop(self.snapshot, kernel_id, instance)
+        kernel = self._find(kernel_id)
+        return await kernel._snapshot(None if instance is None else kernel._instance(instance))
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
@@ -828,6 +999,14 @@ class RingKernelRuntime:
         from ..telemetry.html import runtime_html  # only where somebody looks
 
         return runtime_html(self.statistics())
+
+
+def _no_answer(kernel: RingKernel, wait: Wait, timeout: float | None) -> QueueTimeoutError:
+    """The error for an ask whose time is over."""
+    what = "room in the mailbox of" if wait.state == NEW else "reply from"
+    silent = any(wait in asked for asked in (kernel._aside or {}).values())
+    hint = "; it took the message and went on without a reply: `await ctx.send(...)` replies" if silent else ""
+    return QueueTimeoutError(f"no {what} {kernel.id!r} within {timeout:g} s; it is {kernel.outlook}{hint}")
 
 
 def _closest(word: str, known: Iterable[str]) -> str | None:
@@ -928,17 +1107,33 @@ class SyncRuntime:
         """`RingKernelRuntime.terminate`."""
         self.call(self._runtime.terminate, kernel_id, drain, timeout)
 
-    def send(self, kernel_id: str, message: Any) -> None:
+    def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
         """`RingKernelRuntime.send`."""
-        self.call(self._runtime.send, kernel_id, message)
+        if not self._runtime._put_directly(kernel_id, message, instance):
+            self.call(self._runtime.send, kernel_id, message, instance)
 
-    def send_many(self, kernel_id: str, messages: Iterable[Any]) -> None:
+    def send_many(self, kernel_id: str, messages: Iterable[Any], instance: int | None = None) -> None:
         """`RingKernelRuntime.send_many`."""
-        self.call(self._runtime.send_many, kernel_id, list(messages))
+        self.call(self._runtime.send_many, kernel_id, list(messages), instance)
 
-    def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
+    def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
+        """`RingKernelRuntime.send_batch`."""
+        self.call(self._runtime.send_batch, kernel_id, records, instance)
+
+    def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
         """`RingKernelRuntime.ask`."""
-        return self.call(self._runtime.ask, kernel_id, message, timeout, unclaimed=self._runtime._bury_reply)
+        runtime = self._runtime
+        checked_timeout(timeout)
+        answer = runtime._ask_directly(kernel_id, message, instance)
+        if answer is REFUSED:
+            return self.call(runtime.ask, kernel_id, message, timeout, instance, unclaimed=runtime._bury_reply)
+        if not isinstance(answer, Wait):
+            return answer
+        try:
+            return self.call(runtime._pending, kernel_id, answer, timeout, unclaimed=runtime._bury_reply)
+        except KeyboardInterrupt:
+            runtime._forget(answer)
+            raise
 
     send_and_receive = ask
 
@@ -956,6 +1151,15 @@ class SyncRuntime:
     def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.receive`."""
         return self.call(self._runtime.receive, kernel_id, timeout, unclaimed=self._runtime._put_back)
+
+    def receive_batch(self, kernel_id: str, max_n: int = 4096, timeout: float | None = None) -> NDArray[np.void]:
+        """`RingKernelRuntime.receive_batch`."""
+        runtime = self._runtime
+        return self.call(runtime.receive_batch, kernel_id, max_n, timeout, unclaimed=runtime._put_back_batch)
+
+    def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
+        """`RingKernelRuntime.snapshot`."""
+        return self.call(self._runtime.snapshot, kernel_id, instance)
 
     def wait_idle(self, *kernel_ids: str, timeout: float | None = None) -> None:
         """`RingKernelRuntime.wait_idle`."""

@@ -1,0 +1,364 @@
+"""Ring kernels whose step runs in plain Python, on the event loop of the runtime.
+
+Slow, and what a debugger needs: ``breakpoint()`` works in a step, an index out of bounds is an IndexError, and nothing
+has to be installed. What a step does to integers is NumPy's: they wrap around as in compiled steps, but a Python
+number that does not fit its field is an OverflowError here.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from asyncio import AbstractEventLoop
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from threading import Lock, get_ident
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..messages import layout
+from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
+from ..runtime.scheduler import SLICE_NS, clock
+from ..telemetry import BUCKETS, COUNTERS
+
+if TYPE_CHECKING:
+    from ..runtime.step import StepDefinition
+
+_PROCESSED, _REPLIED, _BUSY_NS, _WAITED, _HANDLED = (
+    COUNTERS.fields[name][1] // 8  # type: ignore[index]
+    for name in ("processed", "replied", "busy_ns", "waited", "handled")
+)
+"""Words of a row of counters."""
+
+
+class InterpretedProgram:
+    """A step as it was written."""
+
+    def __init__(self, definition: StepDefinition) -> None:
+        self.definition = definition
+
+
+@cache
+def _view(dtype: np.dtype[np.void]) -> type:
+    """A class whose attributes are the fields of a record: NumPy scalars, arrays, and such views of nested records.
+
+    A NumPy record has methods of its own, `mean` for one, which would hide fields.
+    """
+    namespace: dict[str, Any] = {"__slots__": ("_record",)}
+    for name in dtype.names or ():
+        inner = _view(dtype[name]) if dtype[name].names else None
+
+        def get(self: Any, name: str = name, inner: type | None = inner) -> Any:
+            return self._record[name] if inner is None else _viewed(inner, self._record[name])
+
+        def put(self: Any, value: Any, name: str = name) -> None:
+            self._record[name] = getattr(value, "_record", value)
+
+        namespace[name] = property(get, put)
+    return type("record", (), namespace)
+
+
+def _viewed(kind: type, record: Any) -> Any:
+    view: Any = object.__new__(kind)
+    view._record = record
+    return view
+
+
+class _Record:
+    """Memory for one record, and the view of it that a step gets."""
+
+    def __init__(self, dtype: np.dtype[np.void]) -> None:
+        self._array = np.zeros(1, dtype)
+        self.memory = self._array.view(np.uint8).data
+        self.view = _viewed(_view(dtype), self._array[0])
+        self.blank = bytes(dtype.itemsize)
+
+
+class InterpretedExecutor:
+    """One ring kernel whose messages are handled by callbacks of the event loop, for about a millisecond each."""
+
+    patience = 1
+
+    def __init__(
+        self, engine: InterpretedEngine, program: Program, row: memoryview, notify: Callable[[Event], None]
+    ) -> None:
+        self._engine, self._row, self._notify = engine, row, notify
+        self._lock = Lock()  # held for a few instructions
+        self._ring: deque[tuple[bytes, int, int, int]] = deque()  # packed, instance, ticket, clock() when it was put
+        self._replies: deque[bytes] = deque()
+        self._held: bytes | None = None  # a reply that there is no room for
+        self._answers: list[tuple[int, Any]] = []
+        self._is_open = self._runs = self._scheduled = self._closed = False
+        self._armed = Event.FAILURE
+        self._target: Any = None  # another of these
+        self._sources: set[InterpretedExecutor] = set()  # those that wait to hand a reply over
+        self.failure: BaseException | None = None
+        self._states = program.definition.initial()
+        self._adopt(program)
+
+    def _adopt(self, program: Program) -> None:
+        definition = program.definition
+        self._definition, self._capacity = definition, definition.queue_size
+        self._context = definition.context.copy() if definition.context is not None else contextvars.copy_context()
+        self._buffers = [buffer.host for buffer in definition.buffers.values()]
+        self._message_layout = layout(definition.message_type)
+        self._message = _Record(self._message_layout.dtype)
+        self._size = self._message_layout.dtype.itemsize
+        self._reply_layout = layout(definition.reply_type) if definition.reply_type is not None else None
+        self._reply = _Record(self._reply_layout.dtype) if self._reply_layout is not None else None
+        self._views: list[Any] = [None] * definition.instances
+        if self._states is not None:
+            self._views = [_viewed(_view(self._states.dtype), state) for state in self._states]
+
+    # -- messages in ---------------------------------------------------------------------------------------------------
+
+    def put(self, message: Any, instance: int, ticket: int = 0) -> bool:
+        return self._put(message, instance, ticket, False)
+
+    def feed(self, message: Any, instance: int, ticket: int = 0) -> bool:
+        return self._put(message, instance, ticket, True)
+
+    def _put(self, message: Any, instance: int, ticket: int, by_force: bool) -> bool:
+        packed = bytearray(self._size)
+        self._message_layout.pack_into(packed, 0, message)
+        return self._append(((bytes(packed), instance, ticket, clock()),), by_force) == 1
+
+    def _append(self, entries: Sequence[tuple[bytes, int, int, int]], by_force: bool) -> int:
+        """How many of them there was room for; -1 where the gate is closed."""
+        with self._lock:
+            if self._closed or not (self._is_open or by_force):
+                return -1
+            fitting = entries[: max(self._capacity - self.depth, 0)]
+            self._ring.extend(fitting)
+            self._schedule()
+        return len(fitting)
+
+    def put_records(self, records: NDArray[np.void], instance: int) -> int:
+        packed, size, now = records[: self._capacity].tobytes(), self._size, clock()
+        return self._append([(packed[i : i + size], instance, 0, now) for i in range(0, len(packed), size)], False)
+
+    def ask(self, message: Any, instance: int, ticket: int) -> Any:
+        return PENDING if self.put(message, instance, ticket) else REFUSED
+
+    def open_gate(self, is_open: bool) -> None:
+        with self._lock:
+            self._is_open = is_open
+
+    @property
+    def depth(self) -> int:
+        return len(self._ring) + (self._held is not None)
+
+    # -- messages out --------------------------------------------------------------------------------------------------
+
+    def answers(self) -> Sequence[tuple[int, Any]]:
+        answers, self._answers = self._answers, []
+        return answers
+
+    def take(self) -> Any:
+        if not self._replies:
+            return NOTHING
+        reply = self._replies.popleft()
+        self._go_on()
+        assert self._reply_layout is not None
+        return self._reply_layout.unpack_from(reply, 0)
+
+    def take_records(self, max_n: int) -> NDArray[np.void]:
+        assert self._reply_layout is not None
+        taken = [self._replies.popleft() for _ in range(min(max_n, len(self._replies)))]
+        self._go_on()
+        return np.frombuffer(bytearray().join(taken), self._reply_layout.dtype)
+
+    @property
+    def unread(self) -> int:
+        return len(self._replies)
+
+    def arm(self, events: Event) -> Event:
+        come = self._present() & events
+        if not come:
+            self._armed |= events
+        return come
+
+    def _present(self) -> Event:
+        return (
+            (Event.ANSWER if self._answers else Event(0))
+            | (Event.REPLY if self._replies else Event(0))
+            | (Event.ROOM if self.depth < self._capacity else Event(0))
+            | (Event.IDLE if not self.depth else Event(0))
+            | (Event.FAILURE if self.failure is not None else Event(0))
+        )
+
+    def connect(self, target: Executor) -> bool:
+        if type(target) is not type(self):
+            return False
+        self._target = target
+        return True
+
+    def disconnect(self) -> None:
+        if self._target is not None:
+            self._target._sources.discard(self)
+            self._target = None
+            self._go_on()
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        with self._lock:
+            self._runs = True
+            self._schedule()
+
+    def pause(self) -> None:
+        self._runs = False
+
+    @property
+    def resting(self) -> bool:
+        # A step runs from its begin to its end while nothing else does on this loop.
+        return not self._runs or self.failure is not None
+
+    def swap(self, program: Program) -> None:
+        self._adopt(program)
+
+    def states(self) -> NDArray[np.void]:
+        assert self._states is not None
+        return self._states.copy()
+
+    def retrieve(self) -> Sequence[tuple[Any, int]]:
+        with self._lock:
+            left, self._ring = self._ring, deque()
+        return [(self._message_layout.unpack_from(packed, 0), ticket) for packed, _, ticket, _ in left]
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed, self._runs = True, False
+            self._ring.clear()
+        self._replies.clear()
+        self._held = None
+        self._engine.executors.discard(self)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def _schedule(self) -> None:
+        """Let the loop look at the messages soon. The lock is held."""
+        if self._runs and self._ring and not self._scheduled and self._held is None and self.failure is None:
+            self._scheduled = True
+            engine = self._engine
+            call = engine.loop.call_soon if get_ident() == engine.thread else engine.loop.call_soon_threadsafe
+            call(self._handle, context=self._context)
+
+    def _handle(self) -> None:
+        """Handle messages until the slice is over."""
+        end = clock() + SLICE_NS
+        try:
+            with np.errstate(all="ignore"):  # 1 / 0 is inf, as in compiled steps
+                while self._runs and self._ring and self._held is None and self.failure is None:
+                    self._step()
+                    if clock() >= end:
+                        break
+        finally:
+            with self._lock:
+                self._scheduled = False
+                self._schedule()
+            self._tell()
+
+    def _step(self) -> None:
+        """Handle the first message; while the step runs it is in the ring still."""
+        packed, instance, ticket, put = self._ring[0]
+        message, reply, row = self._message, self._reply, self._row
+        message.memory[:] = packed
+        if reply is not None:
+            reply.memory[:] = reply.blank
+        if instance < 0:
+            key = self._definition.key
+            instance = 0 if key is None else int(getattr(message.view, key)) % self._definition.instances
+        begun = clock()
+        try:
+            sends = self._definition.body(
+                self._views[instance], message.view, reply.view if reply is not None else None, *self._buffers
+            )
+        except BaseException as error:
+            self.failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            return
+        spent = clock() - begun
+        row[_BUSY_NS] += spent
+        row[_WAITED + min((begun - put).bit_length(), BUCKETS - 1)] += 1
+        row[_HANDLED + min(spent.bit_length(), BUCKETS - 1)] += 1
+        row[_PROCESSED] += 1
+        if sends and reply is not None:
+            row[_REPLIED] += 1
+            if ticket:
+                assert self._reply_layout is not None
+                self._answers.append((ticket, self._reply_layout.unpack_from(reply.memory, 0)))
+            else:
+                self._held = bytes(reply.memory)
+                self._hand_over()
+        elif ticket:
+            self._answers.append((ticket, None))
+        self._ring.popleft()
+
+    def _hand_over(self) -> None:
+        """Put the reply that is held where replies go, if there is room."""
+        assert self._held is not None
+        if self._target is not None:
+            if self._target._append(((self._held, BY_KEY, 0, clock()),), True) == 1:
+                self._held = None
+            else:
+                self._target._sources.add(self)
+        elif len(self._replies) < self._capacity:
+            self._replies.append(self._held)
+            self._held = None
+
+    def _go_on(self) -> None:
+        """There may be room for the reply that is held."""
+        if self._held is not None:
+            self._hand_over()
+            if self._held is None:
+                with self._lock:
+                    self._schedule()
+                self._engine.loop.call_soon(self._tell)
+
+    def _tell(self) -> None:
+        """Notify of what was armed for and has come; let those go on that waited for room here."""
+        if self.depth < self._capacity:
+            sources, self._sources = self._sources, set()
+            for source in sources:
+                source._go_on()
+        if come := self._present() & self._armed:
+            self._armed &= ~come
+            self._notify(come)
+
+
+class InterpretedEngine:
+    """The interpreted kernels of one runtime."""
+
+    def __init__(self, loop: AbstractEventLoop) -> None:
+        self.loop, self.thread = loop, get_ident()
+        self.executors: set[InterpretedExecutor] = set()
+
+    def executor(self, program: Program, row: memoryview, notify: Callable[[Event], None]) -> InterpretedExecutor:
+        executor = InterpretedExecutor(self, program, row, notify)
+        self.executors.add(executor)
+        return executor
+
+    def close(self) -> None:
+        for executor in list(self.executors):
+            executor.close()
+
+
+class InterpretedBackend:
+    """Steps as Python runs them."""
+
+    name = "interpreted"
+
+    def check(self, definition: StepDefinition) -> None:
+        from .rules import check_step
+
+        check_step(definition, interpreted=True)
+
+    def build(self, definition: StepDefinition) -> InterpretedProgram:
+        return InterpretedProgram(definition)
+
+    def engine(self, loop: AbstractEventLoop) -> InterpretedEngine:
+        return InterpretedEngine(loop)

@@ -1,0 +1,594 @@
+"""A compiled ring kernel: what the runtime does about a step that a backend runs.
+
+Messages of default priority go straight into the ring of its executor, from any thread, while the **gate** is open:
+the kernel is active, and nobody waits in its mailbox. All others wait in the mailbox, by priority, from where the
+**pump** takes them into the ring.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from itertools import count
+from struct import pack_into
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import InstanceError, KernelStateError, MessageTypeError
+from ..messages import DEFAULT_PRIORITY, from_record, layout
+from ..telemetry import COUNTERS
+from .executor import BY_KEY, NOTHING, PENDING, REFUSED, Engine, Event, Executor
+from .kernel import CODES, PATIENCE, RingKernel, RingKernelDefinition, log
+from .lifecycle import KernelState
+from .mailbox import NO_ENTRIES, Entry, Mailbox
+from .scheduler import Wait, clock
+from .step import StepDefinition
+
+if TYPE_CHECKING:
+    from .runtime import RingKernelRuntime
+
+BATCH = 256
+"""Messages that the pump keeps in the ring at most while others with priorities wait."""
+STREAK_NS = 100_000
+"""How long asks that are answered at once may keep the event loop, in nanoseconds."""
+GRACE = 1.0
+"""Seconds that a step has to come back after the kernel's time to end is over."""
+
+
+class Intake(Mailbox):
+    """The mailbox in front of the ring. Its bound counts what is in the ring too.
+
+    The executor runs while it is neither `paused` nor `halted`: not started yet, or held between two messages.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_executor",
+        "_is_open",
+        "_kernel",
+        "_layout",
+        "_pumping",
+        "_runs",
+        "_scratch",
+        "_streak_end",
+        "_unnamed",
+        "_watching",
+    )
+
+    _kernel: CompiledKernel
+
+    def __init__(self, kernel: CompiledKernel, definition: StepDefinition) -> None:
+        super().__init__(kernel, kernel._scheduler, definition.queue_size)
+        self._kernel, self._executor = kernel, kernel._executor
+        self._is_open = self._runs = False
+        self._pumping = False  # the pump will come, by the loop or by an event that is armed
+        self._watching = False  # a timer will look whether replies are unread
+        self._streak_end = 0
+        self.halted = True
+        self.adopt(definition)
+
+    def adopt(self, definition: StepDefinition) -> None:
+        self.strategy = definition.backpressure
+        self._layout = layout(definition.message_type)
+        self._scratch = bytearray(self._layout.dtype.itemsize)
+        several = definition.instances > 1 and definition.key is None
+        self._unnamed: int | None = None if several else BY_KEY
+        # Only what is in the mailbox can be dropped for a newer message.
+        fraction = 4 if self.strategy == "drop_oldest" else 1
+        self._batch = max(1, min(BATCH, self.capacity // fraction))
+        self._tune()
+
+    def __len__(self) -> int:
+        return len(self.plain) + self._extra + self._executor.depth
+
+    def addressed(self, instance: int | None) -> int:
+        """What the executor calls an instance, or a message that names none."""
+        if instance is None:
+            instance = self._unnamed
+        if instance is None:
+            several, name = self._kernel.definition.instances, self._kernel.id
+            raise InstanceError(
+                f"{name!r} has {several} instances and the message is for one: send it to runtime[{name!r}][0], or "
+                f"define the ring kernel with key= and the field of the message that says which"
+            )
+        return instance
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def put(self, msg: Any, sink: Wait | None = None, mark: int | None = None) -> Wait | None:
+        instance = self.addressed(mark)
+        if msg.priority is DEFAULT_PRIORITY:
+            if sink is None:
+                if self._executor.put(msg, instance):
+                    return None
+            else:
+                ticket = next(self._kernel._tickets)
+                answer = self._executor.ask(msg, instance, ticket)
+                if answer is PENDING:
+                    self._kernel._asks[ticket] = sink
+                    self._kernel._look_for_answers()
+                    return None
+                if answer is not REFUSED:
+                    self._answer(sink, answer)
+                    return None
+        self._layout.pack_into(self._scratch, 0, msg)  # what cannot be packed shall raise here, and not in the pump
+        blocked = super().put(msg, sink, instance)
+        if blocked is not None and not self._watching:
+            self._watching = True
+            self._scheduler.loop.call_later(PATIENCE, self._watch)
+        return blocked
+
+    def _answer(self, sink: Wait, answer: Any) -> None:
+        """Answer an ask in its own step; but let the loop have its turn now and then."""
+        now = clock()
+        if not self._streak_end:
+            self._streak_end = now + STREAK_NS
+            self._scheduler.loop.call_soon(self._end_streak)
+        elif now > self._streak_end:
+            self._scheduler.loop.call_soon(self._kernel._reply, sink, answer)
+            return
+        self._kernel._reply(sink, answer)
+
+    def _end_streak(self) -> None:
+        self._streak_end = 0
+
+    def _watch(self) -> None:
+        self._watching = False
+        if self._kernel._out.blocked:
+            self._kernel._say_unread()
+
+    def put_many(self, messages: Sequence[Any], start: int, mark: int | None = None) -> int:
+        instance, put, done = self.addressed(mark), self._executor.put, start
+        while done < len(messages) and put(messages[done], instance):
+            done += 1
+        return done - start
+
+    def put_records(self, records: NDArray[np.void], instance: int | None) -> int:
+        return max(self._executor.put_records(records, self.addressed(instance)), 0)
+
+    def _insert(self, entry: Entry, priority: int) -> None:
+        super()._insert(entry, priority)
+        self._tune()
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Put what waits in the mailbox into the ring, by priority, and let blocked senders in."""
+        self._pumping = False
+        self._let_in()
+        for _ in range(BATCH):
+            if self.paused or self.halted or (top := self._top()) < 0 or not self._feed(top):
+                break
+            self._let_in()
+        self._tune(pumped=True)
+        if self._kernel._watchers:
+            self._kernel._watch_idle()
+
+    def _feed(self, priority: int) -> bool:
+        """Put the next message of this priority into the ring. False: there is no room."""
+        if self._is_exact and self._executor.depth >= self._batch:
+            return False
+        message, instance, sink = (self.plain if priority == DEFAULT_PRIORITY else self._levels[priority])[0]  # type: ignore[index]
+        ticket = 0
+        if sink is not None:
+            ticket = next(self._kernel._tickets)
+            self._kernel._asks[ticket] = sink
+        try:
+            if not self._executor.feed(message, instance, ticket):
+                self._kernel._asks.pop(ticket, None)
+                return False
+        except MessageTypeError as error:  # it was changed after it was sent
+            self._kernel._asks.pop(ticket, None)
+            self.unhandled += 1
+            self._kernel.bury(self._take(priority), str(error))
+            return True
+        self._take(priority)
+        if ticket:
+            self._kernel._look_for_answers()
+        return True
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the ring holds one batch at most."""
+        return self._extra > 0 or self.strategy == "drop_oldest"
+
+    # -- control -------------------------------------------------------------------------------------------------------
+
+    def _tune(self, pumped: bool = False) -> None:
+        # No message is put into or taken from a compiled kernel's mailbox in the fast ways of others.
+        self.room, self.ready = 0, NO_ENTRIES
+        executor, runs = self._executor, not (self.paused or self.halted)
+        waiting = bool(self.plain or self._extra or self._blocked)
+        is_open = runs and not (waiting or self.closed) and self.strategy != "drop_oldest"
+        if is_open is not self._is_open:
+            self._is_open = is_open
+            executor.open_gate(is_open)
+        if runs is not self._runs:
+            self._runs = runs
+            if runs:
+                executor.run()
+            else:
+                executor.pause()
+        if waiting and runs and not self._pumping:
+            self._pumping = True
+            if pumped and not self._can_feed():
+                self._kernel._arm(Event.IDLE if self._is_exact else Event.ROOM)
+            else:
+                self._scheduler.loop.call_soon(self.pump)
+
+    def _can_feed(self) -> bool:
+        return self._executor.depth < (self._batch if self._is_exact else self.capacity)
+
+
+class Outbox(Mailbox):
+    """Replies that belong to no ask: those that were taken out of the executor, and then those that are in it still."""
+
+    __slots__ = ("_executor", "_kernel", "_takes_all")
+
+    def __init__(self, kernel: CompiledKernel, definition: StepDefinition) -> None:
+        super().__init__(kernel, kernel._scheduler, definition.queue_size)
+        self._kernel, self._executor = kernel, kernel._executor
+        self._takes_all = False  # the runtime closes: nobody reads replies any more
+
+    def __len__(self) -> int:
+        return len(self.plain) + self._executor.unread
+
+    @property
+    def blocked(self) -> int:
+        return int(self._executor.unread >= self.capacity)
+
+    def pull(self) -> Entry | None:
+        entry = super().pull()
+        if entry is None and (reply := self._executor.take()) is not NOTHING:
+            return (reply, 0, None)
+        return entry
+
+    def pull_records(self, max_n: int) -> NDArray[np.void] | None:
+        """Up to that many, if they are in the executor."""
+        return self._executor.take_records(max_n) if self._executor.unread and not self.plain else None
+
+    def join(self, wait: Wait) -> None:
+        super().join(wait)
+        self._kernel._arm(Event.REPLY)
+
+    def resize(self, capacity: int, strategy: str) -> None:
+        self.capacity, self._takes_all = capacity, True
+        self._kernel._arm(Event.REPLY)
+
+    def come(self) -> None:
+        """There are replies."""
+        if self._takes_all:
+            self.take_all()
+        for _ in range(len(self)):
+            if self.getter is None:
+                break
+            self.wake()
+        if self._takes_all or self.getter is not None:
+            self._kernel._arm(Event.REPLY)
+
+    def take_all(self) -> None:
+        """Make room in the executor."""
+        while (reply := self._executor.take()) is not NOTHING:
+            self.plain.append((reply, 0, None))
+
+
+class CompiledKernel(RingKernel):
+    """A compiled ring kernel of a runtime, and the handle to it; ``runtime["stats"][3]`` is that to an instance."""
+
+    __slots__ = ("_asks", "_collecting", "_executor", "_final", "_holds", "_passes", "_swapping", "_tickets")
+
+    definition: StepDefinition
+    _box: Intake
+    _out: Outbox
+    _successor: StepDefinition | None
+
+    def __init__(self, runtime: RingKernelRuntime, definition: StepDefinition, kernel_id: str, engine: Engine) -> None:
+        super().__init__(runtime, definition, kernel_id)
+        self._asks: dict[int, Wait] = {}  # by ticket
+        self._tickets = count(1)
+        self._collecting = False
+        self._passes = 0  # of the loop, without an answer
+        self._holds = 1  # reasons for not running; the first is that nobody has activated it
+        self._swapping: asyncio.Task[None] | None = None
+        self._final: NDArray[np.void] | None = None  # the states, once it has ended
+        self._executor: Executor = engine.executor(definition.build(), self._row, self._notified)
+        self._box = Intake(self, definition)
+        self._out = Outbox(self, definition)
+
+    # -- what a user asks of it ----------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        return self._executor.depth > 0
+
+    @property
+    def unanswered(self) -> int:
+        return 0  # no step can put a message aside
+
+    def _instance(self, instance: Any) -> int:
+        n = self.definition.instances
+        if not isinstance(instance, int) or isinstance(instance, bool) or not 0 <= instance < n:
+            raise InstanceError(f"{self.id!r} has the instances 0 to {n - 1}, and none {instance!r}")
+        return instance
+
+    async def _snapshot(self, instance: int | None) -> Any:
+        definition = self.definition
+        if definition.state_type is None:
+            return None
+        async with self._at_rest():
+            states = self._final if self.state.over else self._executor.states()
+        if states is None:
+            raise KernelStateError(f"the state of {self.id!r} is lost: its step did not come back when it was ended")
+        if instance is None and definition.instances > 1:
+            return states
+        return from_record(definition.state_type, states[instance or 0])
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    def _put_directly(self, message: Any, instance: int | None) -> bool:
+        """Put a message into the ring from another thread; False: it has to go the general way."""
+        if not self._is_direct(message):
+            return False
+        return self._executor.put(message, self._box.addressed(instance))
+
+    def _ask_directly(self, message: Any, instance: int | None) -> Any:
+        """Ask from another thread: the reply; a `Wait` that it will come to; or `REFUSED`: go the general way."""
+        if not self._is_direct(message):
+            return REFUSED
+        instance = self._box.addressed(instance)
+        ticket, wait = next(self._tickets), self._scheduler.wait()
+        self._asks[ticket] = wait  # first: its answer may come to the loop at once
+        answer: Any = REFUSED
+        try:
+            answer = self._executor.ask(message, instance, ticket)
+        finally:
+            if answer is not PENDING:
+                self._asks.pop(ticket, None)
+        return wait if answer is PENDING else answer
+
+    def _is_direct(self, message: Any) -> bool:
+        return isinstance(message, self._input_types) and getattr(message, "priority", None) is DEFAULT_PRIORITY
+
+    def _look_for_answers(self) -> None:
+        """Look for answers at each pass of the loop for a while, and then wait to be told."""
+        self._passes = 0
+        if not self._collecting:
+            self._collecting = True
+            self._scheduler.loop.call_soon(self._collect)
+
+    def _collect(self) -> None:
+        self._collecting = False
+        if self._deliver():
+            self._passes = 0
+        if self._asks:
+            self._passes += 1
+            self._collecting = True
+            if self._passes <= self._executor.patience:
+                self._scheduler.loop.call_soon(self._collect)
+            else:
+                self._arm(Event.ANSWER)
+
+    def _deliver(self) -> int:
+        """Hand the answers out that are there; how many."""
+        answers = self._executor.answers()
+        for ticket, reply in answers:
+            self._reply(self._asks.pop(ticket), reply)
+        return len(answers)
+
+    def _reply(self, sink: Wait, reply: Any) -> None:
+        if not sink.set(reply):
+            self.bury((reply, 0, None), "late reply: the ask had ended")
+
+    def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
+        if entry[0] is not None:  # None: the step sent no reply to an ask
+            super().bury(entry, reason, exception)
+
+    def _pull_records(self, max_n: int) -> NDArray[np.void] | None:
+        records = self._out.pull_records(max_n)
+        return records if records is not None else super()._pull_records(max_n)
+
+    # -- its life: only on the runtime's loop --------------------------------------------------------------------------
+
+    def _arm(self, events: Event) -> None:
+        if come := self._executor.arm(events):
+            self._scheduler.loop.call_soon(self._notified, come)
+
+    def _notified(self, events: Event) -> None:
+        """What the executor was armed for has come."""
+        if self.state.over:
+            return
+        if events & Event.FAILURE:
+            self._fail()
+            return
+        if events & Event.ANSWER:
+            self._collect()
+        if events & Event.REPLY:
+            self._out.come()
+        if events & (Event.ROOM | Event.IDLE):
+            self._box.pump()
+        if events & Event.IDLE:
+            self._tell_watchers()
+
+    @property
+    def _idle(self) -> bool:
+        return self.state.over or not (len(self._box) or self._box.blocked)
+
+    async def _change(self) -> None:
+        self._watch_idle()
+        await super()._change()
+
+    def _watch_idle(self) -> None:
+        """Be told when nothing is left in the ring, unless the pump has more for it."""
+        if not (self.state.over or self._box.plain or self._box._extra or self._box.blocked):
+            self._arm(Event.IDLE)
+
+    def _hold(self, more: int) -> None:
+        self._holds += more
+        self._box.halt(self._holds > 0)
+
+    @asynccontextmanager
+    async def _at_rest(self) -> AsyncIterator[None]:
+        """Hold it between two messages."""
+        self._hold(1)
+        try:
+            await self._until_rest()
+            yield
+        finally:
+            self._hold(-1)
+
+    async def _until_rest(self) -> None:
+        pause = 0.0
+        while not (self.state.over or self._executor.resting):
+            await asyncio.sleep(pause)
+            pause = min(2 * pause or 1e-5, 0.01)
+
+    def _start_body(self) -> None:
+        self._hold(-1)
+
+    def _check_successor(self, definition: RingKernelDefinition) -> None:
+        super()._check_successor(definition)
+        assert isinstance(definition, StepDefinition)
+        if differences := self.definition.differences(definition):
+            raise self._cannot_replace(f"the new definition has another {', another '.join(differences)}")
+        definition.build()
+
+    def _replace(self, definition: RingKernelDefinition) -> None:
+        assert isinstance(definition, StepDefinition)
+        if self.state.over or self.state is KernelState.TERMINATING:
+            return
+        if self._successor is None:
+            self._swapping = self._scheduler.loop.create_task(self._swap())
+        self._successor = definition
+
+    async def _swap(self) -> None:
+        async with self._at_rest():
+            if self._successor is not None and not self.state.over:
+                self._executor.swap(self._successor.build())
+                self._adopt(self._successor)
+
+    def _adopt(self, definition: RingKernelDefinition) -> None:
+        assert isinstance(definition, StepDefinition)
+        self.definition, self._successor = definition, None
+        self._input_types, self._output_types = definition.input_types, definition.output_types
+        self._box.adopt(definition)
+        self.version += 1
+        self._tell_watchers()
+
+    async def _terminate(self, drain: bool, timeout: float) -> None:
+        begun = self.state is not KernelState.LAUNCHED
+        self._move("terminate")
+        self._successor = None
+        if not drain:
+            self._hold(1)  # before the mailbox closes, which ends a pause
+        self._box.close(self._unusable)
+        await self._end(drain and begun, timeout)
+
+    async def _end(self, drain: bool, timeout: float) -> None:
+        # A caller that is cancelled leaves the time limit in force.
+        await asyncio.shield(asyncio.ensure_future(self._wind_up(drain, timeout)))
+
+    async def _wind_up(self, drain: bool, timeout: float) -> None:
+        if drain:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    while not self._idle:
+                        await self._change()
+        self._hold(1)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(GRACE if drain else timeout + GRACE):
+                await self._until_rest()
+        if self.state.over:  # it has failed, or another call was at it
+            return
+        if not self._executor.resting:
+            log.warning(
+                "the step of %r does not come back and is given up: it ends with its loop, or with the process", self.id
+            )
+        reasons = [state for state, _ in self.history]
+        if KernelState.ACTIVE not in reasons:
+            reason = "terminated before the kernel was activated"
+        else:
+            reason = "the kernel is TERMINATED: it was not handled" if drain else "terminated without draining"
+        self._move("return")
+        self._wrap_up(reason, reason)
+
+    def _fail(self) -> None:
+        failure = self._executor.failure
+        assert failure is not None
+        self.exception, self._successor = failure, None
+        self._errors += 1
+        self._hold(1)
+        self._move("raise")
+        self._wrap_up("the kernel failed while it had it in hand", "the kernel is FAILED: it was not handled")
+        context = self.definition.context or contextvars.copy_context()
+        context.copy().run(self._report, failure)
+
+    def _wrap_up(self, reason_of_first: str, reason: str) -> None:
+        """Leave nobody waiting, take out of the executor what is left, and give it back."""
+        executor = self._executor
+        self._box.close(self._unusable)
+        self._deliver()
+        if executor.resting:
+            for i, (message, ticket) in enumerate(executor.retrieve()):
+                self._unfinished += 1
+                self.bury((message, 0, self._asks.pop(ticket, None)), reason if i else reason_of_first)
+            self._out.take_all()
+            if self.definition.state_type is not None:
+                self._final = executor.states()
+        executor.close()
+        self._out.close(self._unusable)
+        self._box.bury_all(reason)
+        while self._asks:
+            self._asks.popitem()[1].fail(self._unusable())
+
+    # -- telemetry -----------------------------------------------------------------------------------------------------
+
+    def _publish_histograms(self) -> None:
+        """The executor's loop writes them."""
+
+    def _publish(self) -> None:
+        box, out, row = self._box, self._out, self._row
+        depth = len(box)
+        box.peak = max(box.peak, depth)
+        received = row[_PROCESSED] + depth + box.unhandled + self._unfinished
+        pack_into("=7q", row, 0, CODES[self.state], self.version, box.capacity, depth, box.peak, len(out), received)
+        pack_into("=3q", row, _DROPPED_AT, box.dropped, self._dead_letters, self._errors)
+
+
+_PROCESSED, _DROPPED_AT = COUNTERS.names.index("processed"), COUNTERS.fields["dropped"][1]  # type: ignore[union-attr, index]
+
+
+class InstanceHandle:
+    """The handle to one instance of a compiled ring kernel: ``runtime["stats"][3]``."""
+
+    __slots__ = ("index", "kernel")
+
+    def __init__(self, kernel: RingKernel, index: int) -> None:
+        self.kernel = kernel
+        self.index = index
+
+    async def send(self, message: Any) -> None:
+        """`RingKernelRuntime.send` to this instance."""
+        await self.kernel.runtime.send(self.kernel.id, message, instance=self.index)
+
+    async def send_many(self, messages: Iterable[Any]) -> None:
+        """`RingKernelRuntime.send_many` to this instance."""
+        await self.kernel.runtime.send_many(self.kernel.id, messages, instance=self.index)
+
+    async def send_batch(self, records: NDArray[np.void]) -> None:
+        """`RingKernelRuntime.send_batch` to this instance."""
+        await self.kernel.runtime.send_batch(self.kernel.id, records, instance=self.index)
+
+    async def ask(self, message: Any, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.ask` of this instance."""
+        return await self.kernel.runtime.ask(self.kernel.id, message, timeout, instance=self.index)
+
+    async def snapshot(self) -> Any:
+        """`RingKernelRuntime.snapshot` of this instance."""
+        return await self.kernel.runtime.snapshot(self.kernel.id, instance=self.index)
+
+    def __repr__(self) -> str:
+        return f"<instance {self.index} of {self.kernel!r}>"
