@@ -7,6 +7,7 @@ loop may be hoisted out of it and are then never seen to change; what another th
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from collections.abc import Callable
@@ -103,6 +104,17 @@ def fence(typingctx: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def order(typingctx: Any) -> Any:
+    """The compiler moves no load or store past this; the processor may."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst", targetscope="singlethread")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def relax(typingctx: Any) -> Any:
     """Tell the processor that this is a loop which waits. No inline assembly: it would abort the process."""
     machine = platform.machine().lower()
@@ -153,6 +165,17 @@ def copy(typingctx: Any, target: Any, source: Any, size: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def clear(typingctx: Any, target: Any, size: Any) -> Any:
+    """``clear(address, size)``: so many bytes of zeros; the address."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        cgutils.memset(builder, builder.inttoptr(args[0], cgutils.voidptr_t), args[1], 0)
+        return args[0]
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def call(typingctx: Any, function: Any, argument: Any) -> Any:
     """``call(address, argument)`` of a C function ``int64 f(int64)``."""
 
@@ -173,6 +196,53 @@ def pointer(typingctx: Any, address: Any) -> Any:
     return types.voidptr(types.int64), codegen
 
 
+def _record_on_stack(context: Any, builder: Any, record: Any) -> tuple[Any, Any]:
+    words = cgutils.alloca_once(builder, ir.ArrayType(I64, record.size // 8))
+    return builder.bitcast(words, context.get_value_type(record)), builder.bitcast(words, cgutils.voidptr_t)
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def copied_record(typingctx: Any, dtype: Any, source: Any) -> Any:
+    """``copied_record(dtype, address)``: a copy of the record there, on the stack.
+
+    Nothing else can point to it, which lets the optimizer keep it in registers.
+    """
+    record = dtype.dtype
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, place = _record_on_stack(context, builder, record)
+        cgutils.raw_memcpy(builder, place, builder.inttoptr(args[1], cgutils.voidptr_t), I64(record.size), 1)
+        return value
+
+    return record(dtype, source), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def blank_record(typingctx: Any, dtype: Any) -> Any:
+    """``blank_record(dtype)``: a record of zeros, likewise."""
+    record = dtype.dtype
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        value, place = _record_on_stack(context, builder, record)
+        cgutils.memset(builder, place, I64(record.size), 0)
+        return value
+
+    return record(dtype), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def put_record(typingctx: Any, target: Any, record: Any) -> Any:
+    """``put_record(address, record)``: copy a record there."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        target = builder.inttoptr(args[0], cgutils.voidptr_t)
+        source = builder.bitcast(args[1], cgutils.voidptr_t)
+        cgutils.raw_memcpy(builder, target, source, I64(signature.args[1].size), 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, record), codegen
+
+
 _CLOCK_MONOTONIC = 6 if platform.system() == "Darwin" else 1
 
 
@@ -190,6 +260,32 @@ def now_ns(typingctx: Any) -> Any:
         return builder.add(seconds, builder.extract_value(pair, 1))
 
     return types.int64(), codegen
+
+
+# A fence in all threads of this process that run, which a system call of Linux makes (`man 2 membarrier`).
+_MEMBARRIER = {"x86_64": 324, "aarch64": 283}.get(platform.machine()) if platform.system() == "Linux" else None
+_REGISTER, _FENCE_ALL = 1 << 4, 1 << 3
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def membarrier(typingctx: Any) -> Any:
+    """Only where `has_membarrier` has said True."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(I64, [I64], var_arg=True)
+        system_call = cgutils.get_or_insert_function(builder.module, kind, "syscall")
+        builder.call(system_call, [I64(_MEMBARRIER or 0), I64(_FENCE_ALL), I64(0), I64(0)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+def has_membarrier() -> bool:
+    """Whether this system has it; it is then switched on for this process."""
+    if _MEMBARRIER is None:
+        return False
+    system_call = ctypes.CDLL(None).syscall
+    return int(system_call(_MEMBARRIER, _REGISTER, 0, 0)) == 0
 
 
 # POSIX. What goes through a file descriptor wakes a thread, or an event loop, without the interpreter.

@@ -25,8 +25,7 @@ from numpy.typing import NDArray
 from ..exceptions import BackendUnavailableError
 from ..messages.record import layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor
-from . import compiler, ring
-from .atomics import pointer
+from . import atomics, compiler, ring
 from .ring import Ring, address, block
 from .rules import check_step
 
@@ -53,24 +52,39 @@ _END = 2.0  # seconds that closing waits for a step
 TEMPLATE = """
 @cfunc("int64(int64)", cache=CACHE, error_model="numpy")
 def serve(kernel):
-    messages = carray(pointer(load(kernel, MESSAGES)), load(kernel, MESSAGE_MASK) + 1, MESSAGE)
-    message_mask, first, last = load(kernel, MESSAGE_MASK), load(kernel, FIRST), load(kernel, LAST)
-    {state_array}
-    {reply_array}
-    reply_address = load(kernel, REPLIES)
-    reply_mask, tail, limit = load(kernel, REPLY_MASK), load(kernel, REPLY_TAIL), load(kernel, REPLY_LIMIT)
+    messages, message_mask = load(kernel, MESSAGES), load(kernel, MESSAGE_MASK)
+    replies, reply_mask = load(kernel, REPLIES), load(kernel, REPLY_MASK)
+    first, last = load(kernel, FIRST), load(kernel, LAST)
+    tail, limit = load(kernel, REPLY_TAIL), load(kernel, REPLY_LIMIT)
     to_instance = load(kernel, TO_INSTANCE)
-    {buffers}
+{arrays}
     while first < last and tail < limit and acquire(kernel, PAUSED) == 0:
-        message = messages[first & message_mask]
-        {instance}
-        {clear}
-        {call}
+        message = {message}
+        instance = {instance}
+        reply = {reply}
+{call}
         first += 1
     store(kernel, FIRST, first)
     store(kernel, REPLY_TAIL, tail)
     return 0
 """
+_CALL = """
+        if step({given}):
+{reply}
+"""
+_CHECKED_CALL = """
+        replied = False
+        try:
+            replied = bool(step({given}))
+        except Exception:
+            store(kernel, FAILED, 1)
+            store(kernel, PAUSED, 1)
+            break
+        if replied:
+{reply}
+"""
+_ON_STACK = 256
+"""Bytes of a record up to which it is copied to the stack for its step, where the optimizer can do more with it."""
 
 
 _WORDS = (
@@ -121,56 +135,46 @@ class CpuProgram:
         """The text around the step, and what it uses by name."""
         definition = self.definition
         names: dict[str, Any] = {name: getattr(ring, name) for name in _WORDS}
-        names |= {"cfunc": cfunc, "carray": carray, "pointer": pointer, "MESSAGE": self.message.dtype, "np": np}
-        text = dict.fromkeys(("state_array", "reply_array", "buffers", "clear"), "pass")
-        state = reply = "None"
+        names |= {name: getattr(atomics, name) for name in ("blank_record", "copied_record", "pointer", "put_record")}
+        names |= {"cfunc": cfunc, "carray": carray, "np": np, "MESSAGE": self.message.dtype}
+        arrays, given = [], ["None", "message", "reply"]
         if self.state is not None:
             names["STATE"] = self.state
-            text["state_array"] = f"states = carray(pointer(load(kernel, STATES)), {definition.instances}, STATE)"
-            state = "states[instance]"
-        if self.reply is not None:
-            size = self.reply.dtype.itemsize
-            names["REPLY"] = self.reply.dtype
-            text["reply_array"] = (
-                "replies = carray(pointer(load(kernel, REPLIES)), load(kernel, REPLY_MASK) + 1, REPLY)"
-            )
-            reply = "replies[tail & reply_mask]"
-            text["clear"] = "; ".join(
-                f"store(reply_address + (tail & reply_mask) * {size}, {word}, 0)" for word in range(size // 8)
-            )
-            if size > 256:
-                text["clear"] = (
-                    f"for word in range({size // 8}): store(reply_address + (tail & reply_mask) * {size}, word, 0)"
-                )
-        arrays = []
+            arrays.append(f"states = carray(pointer(load(kernel, STATES)), {definition.instances}, STATE)")
+            given[0] = "states[instance]"
         for i, (name, buffer) in enumerate(definition.buffers.items()):
             names[f"DTYPE_{i}"] = buffer.dtype
-            arrays.append(
-                f"buffer_{i} = carray(pointer(load(load(kernel, BUFFERS), {i})), {buffer.shape!r}, DTYPE_{i})  # {name}"
-            )
-        text["buffers"] = "\n    ".join(arrays) or "pass"
-        if definition.instances == 1:
-            text["instance"] = "instance = 0"
-        elif definition.key is not None:
-            by_key = f"np.int64(message.{definition.key}) % {definition.instances}"
-            text["instance"] = f"instance = to_instance if to_instance >= 0 else {by_key}"
-        else:
-            text["instance"] = "instance = to_instance"
-        given = ", ".join([state, "message", reply, *(f"buffer_{i}" for i in range(len(arrays)))])
-        result = "True" if definition.reply_type is not None else "False"
-        text["call"] = f"if step({given}) and {result}: tail += 1"
-        if definition.boundscheck:
-            text["call"] = (
-                "replied = False\n"
-                "        try:\n"
-                f"            replied = bool(step({given}))\n"
-                "        except Exception:\n"
-                "            store(kernel, FAILED, 1)\n"
-                "            store(kernel, PAUSED, 1)\n"
-                "            break\n"
-                f"        if replied and {result}: tail += 1"
-            )
-        return TEMPLATE.format(**text), names
+            at = f"pointer(load(load(kernel, BUFFERS), {i}))"
+            arrays.append(f"buffer_{i} = carray({at}, {buffer.shape!r}, DTYPE_{i})  # {name}")
+            given.append(f"buffer_{i}")
+        size = self.message.dtype.itemsize
+        at = f"messages + (first & message_mask) * {size}"
+        message = f"copied_record(MESSAGE, {at})" if size <= _ON_STACK else f"carray(pointer({at}), 1, MESSAGE)[0]"
+        reply, done = "None", "pass"
+        if self.reply is not None:
+            names["REPLY"] = self.reply.dtype
+            size = self.reply.dtype.itemsize
+            at = f"replies + (tail & reply_mask) * {size}"
+            if size <= _ON_STACK:
+                reply, done = "blank_record(REPLY)", f"put_record({at}, reply); tail += 1"
+            else:
+                names["clear"] = atomics.clear
+                reply, done = f"carray(pointer(clear({at}, {size})), 1, REPLY)[0]", "tail += 1"
+        instance = "0"
+        if definition.instances > 1:
+            instance = "to_instance"
+            if definition.key is not None:
+                instance += f" if to_instance >= 0 else np.int64(message.{definition.key}) % {definition.instances}"
+        call = (_CHECKED_CALL if definition.boundscheck else _CALL).format(
+            given=", ".join(given), reply=" " * 12 + done
+        )
+        return TEMPLATE.format(
+            arrays="\n".join(f"    {line}" for line in arrays),
+            message=message,
+            instance=instance,
+            reply=reply,
+            call=call,
+        ), names
 
 
 class CpuEngine:
@@ -186,7 +190,7 @@ class CpuEngine:
         self._kernels = block(8 * ring.MAX_KERNELS)
         self._ready = block(ring.MAX_KERNELS // 8)
         self._noted = block(ring.MAX_KERNELS // 8)
-        self._passes = block(8 * ring.LINE * workers)
+        self._passes = block(8 * ring.WORKER_WORDS * workers)
         self._pairs = block(16 * ring.MAX_KERNELS)
         self._one = block(8 * (2 + workers))  # the word that is written to wake somebody; then where each one reads it
         self._one[0] = 1
@@ -202,6 +206,7 @@ class CpuEngine:
         words[ring.READ_FDS], words[ring.WRITE_FDS] = address(self._read_fds), address(self._write_fds)
         words[ring.SPIN] = SPIN_NS if self.cores > 1 else 0
         words[ring.BIT_WORDS] = 1
+        words[ring.FENCED] = not atomics.has_membarrier()
         self._threads: list[threading.Thread] = []
         self._renewed = threading.Event()
         self._renewal: asyncio.TimerHandle | None = None
@@ -263,9 +268,9 @@ class CpuEngine:
                 self._kernels[executor.index] = 0
                 del self._executors[executor.index]
                 self._free.append(executor.index)
-                passes = self._passes[:: ring.LINE].tolist()
-            asleep = self._passes[1 :: ring.LINE].tolist()
-            now = self._passes[:: ring.LINE].tolist()
+                passes = self._passes[:: ring.WORKER_WORDS].tolist()
+            asleep = self._passes[1 :: ring.WORKER_WORDS].tolist()
+            now = self._passes[:: ring.WORKER_WORDS].tolist()
             if passes is None or any(
                 was == is_ and not sleeps for was, is_, sleeps in zip(passes, now, asleep, strict=True)
             ):

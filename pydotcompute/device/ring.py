@@ -14,8 +14,10 @@ below, each group that one side writes on cache lines of its own:
 - A **pool** is what workers share: which kernels are ready, which workers sleep.
 
 Who sends: writes, publishes, then makes the kernel ready unless a worker attends it (`notify`). Who stops attending:
-says so, then looks again. Both have a fence between the two, so one of them sees the other. Sleeping workers, a writer
-that waits for room and a host that waits for an event are woken in the same way.
+says so, then looks again. Each needs a fence between its two steps, so that one of them sees the other. A fence waits
+until all that was written has left the core, which takes longer than to write it; so the side that sends has none
+(`light`), where the system lets the other side, which acts rarely, make up for it (`heavy`). A writer that waits for
+room and a host that waits for an event are woken in the same way.
 """
 
 from __future__ import annotations
@@ -38,7 +40,9 @@ from .atomics import (
     give_way,
     load,
     lowest_bit,
+    membarrier,
     now_ns,
+    order,
     read,
     relax,
     release,
@@ -56,14 +60,14 @@ LINE = 16
 # -- the words of a ring -----------------------------------------------------------------------------------------------
 
 TAIL, SEEN_HEAD, RUN_TAIL, SINCE_STAMP = range(4)  # of the writer
-HEAD, RUN_HEAD = range(LINE, LINE + 2)  # of the reader
+HEAD, SEEN_TAIL, RUN_HEAD, RUN_BEGUN = range(LINE, LINE + 4)  # of the reader
 BUFFER, MASK, SIZE, LIMIT, RUNS, READER, WRITER = range(2 * LINE, 2 * LINE + 7)  # of neither, once it is made
 BLOCKED = 3 * LINE  # the writer has stopped for want of room and is to be notified
 RING_WORDS = 4 * LINE
 
 # A run: it ends before position END.
 END, INSTANCE, TICKET, STAMP = range(4)
-RUN_WORDS = 4
+RUN_WORDS = 8  # a cache line
 STAMP_EVERY = 64
 """Of the messages that are put one by one, how many go without the time between two with it."""
 
@@ -85,7 +89,7 @@ ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Even
 
 # -- the words of a pool -----------------------------------------------------------------------------------------------
 
-KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, PASSES = range(10)
+KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, PASSES, FENCED = range(11)
 STOP, LEASE = LINE, LINE + 1
 SPINNERS = 2 * LINE
 SLEEPING = 3 * LINE  # a bit for each worker
@@ -93,6 +97,10 @@ SIGNALLED = 4 * LINE  # the host was woken and has not looked yet
 POOL_WORDS = 5 * LINE
 
 MAX_KERNELS = 4096
+MOST_LEFT = 60
+"""Kernels that a worker leaves before it looks at all of them again."""
+WORKER_WORDS = 5 * LINE
+"""How many rounds it has made and whether it sleeps; on the next lines which kernels it has left, how many first."""
 MAX_WORKERS = 62
 
 BATCH = 256
@@ -145,6 +153,24 @@ _inside = njit(nogil=True)  # compiled as a part of what calls it
 
 
 @_inside
+def light(pool: int) -> None:
+    """What was written before is seen before what is read after, by whoever then does `heavy`."""
+    if load(pool, FENCED):
+        fence()
+    else:
+        order()
+
+
+@_inside
+def heavy(pool: int) -> None:
+    """A fence here, and one in every thread of this process that runs."""
+    if load(pool, FENCED):
+        fence()
+    else:
+        membarrier()
+
+
+@_inside
 def wake_worker(pool: int) -> None:
     """Wake one worker that sleeps, unless another is looking for work anyway."""
     while load(pool, SPINNERS) == 0:
@@ -170,7 +196,7 @@ def make_ready(kernel: int) -> None:
 @njit("void(int64)", nogil=True, cache=True)
 def notify(kernel: int) -> None:
     """Something has changed for a kernel: see that a worker attends it."""
-    fence()
+    light(load(kernel, POOL))
     if load(kernel, STATUS) == ASLEEP and swap_if(kernel, STATUS, ASLEEP, READY):
         make_ready(kernel)
 
@@ -178,9 +204,10 @@ def notify(kernel: int) -> None:
 @_inside
 def made_room(ring: int) -> None:
     """The reader has taken something: the writer may have waited for that."""
-    fence()
+    writer = load(ring, WRITER)
+    light(load(writer, POOL))
     if load(ring, BLOCKED) and exchange(ring, BLOCKED, 0):
-        notify(load(ring, WRITER))
+        notify(writer)
 
 
 @njit("int64(int64)", nogil=True, cache=True)
@@ -270,12 +297,12 @@ def put_many(kernel: int, source: int, count: int, instance: int) -> int:
     if load(kernel, GATE) == 0:
         return _SHUT
     inbox = load(kernel, INBOX)
-    tail = load(inbox, TAIL)
-    head = acquire(inbox, HEAD)
-    store(inbox, SEEN_HEAD, head)
-    count = min(count, load(inbox, LIMIT) - (tail - head))
-    if count <= 0:
-        return _FULL
+    tail, limit = load(inbox, TAIL), load(inbox, LIMIT)
+    if tail + count - load(inbox, SEEN_HEAD) > limit:
+        store(inbox, SEEN_HEAD, acquire(inbox, HEAD))
+        count = min(count, limit - (tail - load(inbox, SEEN_HEAD)))
+        if count <= 0:
+            return _FULL
     mask, size, run, buffer = load(inbox, MASK), load(inbox, SIZE), load(inbox, RUN_TAIL), load(inbox, BUFFER)
     place = tail & mask
     before = min(count, mask + 1 - place)
@@ -327,7 +354,9 @@ def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks
 def take(ring: int, target: int, count: int) -> int:
     """Copy up to so many records to an address; how many."""
     head = load(ring, HEAD)
-    count = min(count, acquire(ring, TAIL) - head)
+    if load(ring, SEEN_TAIL) <= head:
+        store(ring, SEEN_TAIL, acquire(ring, TAIL))
+    count = min(count, load(ring, SEEN_TAIL) - head)
     if count <= 0:
         return 0
     mask, size, buffer = load(ring, MASK), load(ring, SIZE), load(ring, BUFFER)
@@ -344,6 +373,7 @@ def take(ring: int, target: int, count: int) -> int:
 def arm(kernel: int, wanted: int) -> int:
     """Have `tell` called for one of these events. Those that hold already, and then none is armed."""
     fetch_or(kernel, ARMED, wanted)
+    heavy(load(kernel, POOL))
     held = events(kernel, wanted)
     if held:
         fetch_and(kernel, ARMED, ~wanted)
@@ -397,14 +427,11 @@ def serve(kernel: int, ring: int, head: int, end: int, instance: int) -> int:
     """Run the step over the messages from `head` to `end`, replies to the ring of replies; how many it has handled."""
     out = load(kernel, OUT)
     tail = load(out, TAIL)
-    limit = acquire(out, HEAD) + load(out, LIMIT)
+    if tail + (end - head) - load(out, SEEN_HEAD) > load(out, LIMIT):
+        store(out, SEEN_HEAD, acquire(out, HEAD))
+    limit = load(out, SEEN_HEAD) + load(out, LIMIT)
     if tail >= limit:
-        store(out, BLOCKED, 1)
-        fence()
-        limit = acquire(out, HEAD) + load(out, LIMIT)
-        if tail >= limit:
-            return 0
-        store(out, BLOCKED, 0)
+        return 0
     store(kernel, MESSAGES, load(ring, BUFFER))
     store(kernel, MESSAGE_MASK, load(ring, MASK))
     store(kernel, FIRST, head)
@@ -431,11 +458,7 @@ def answer(kernel: int, ring: int, head: int, instance: int, ticket: int) -> int
     answers = load(kernel, ANSWERS)
     tail = load(answers, TAIL)
     if tail - acquire(answers, HEAD) >= load(answers, LIMIT):
-        store(answers, BLOCKED, 1)
-        fence()
-        if tail - acquire(answers, HEAD) >= load(answers, LIMIT):
-            return 0
-        store(answers, BLOCKED, 0)
+        return 0
     slot = load(answers, BUFFER) + (tail & load(answers, MASK)) * load(answers, SIZE)
     store(kernel, MESSAGES, load(ring, BUFFER))
     store(kernel, MESSAGE_MASK, load(ring, MASK))
@@ -484,14 +507,14 @@ def attend(kernel: int) -> int:
     latest = now + 100_000
     inbox = load(kernel, INBOX)
     blocked = False
+    runs = acquire(inbox, RUN_TAIL)
     while done < TURN and now < latest:
         run = load(inbox, RUN_HEAD)
-        if run == acquire(inbox, RUN_TAIL):
+        if run == runs:
             break
         entry = load(inbox, RUNS) + (run & load(inbox, MASK)) * (8 * RUN_WORDS)
         head, end, ticket, stamp = load(inbox, HEAD), load(entry, END), load(entry, TICKET), load(entry, STAMP)
-        if stamp:
-            store(entry, STAMP, 0)
+        if stamp and load(inbox, RUN_BEGUN) == 0:
             bucket = _WAITED + min(bit_length(max(now - stamp, 0)), _BUCKETS - 1)
             store(load(kernel, ROW), bucket, load(load(kernel, ROW), bucket) + 1)
         if ticket:
@@ -502,6 +525,7 @@ def attend(kernel: int) -> int:
         if handled == 0:
             blocked = True
             break
+        store(inbox, RUN_BEGUN, head + handled != end)
         if head + handled == end:
             store(inbox, RUN_HEAD, run + 1)
         release(inbox, HEAD, head + handled)
@@ -530,7 +554,7 @@ def attend(kernel: int) -> int:
     if load(kernel, FAILED):
         tell(kernel, FAILURE)
     if done:
-        fence()
+        light(load(kernel, POOL))
         armed = load(kernel, ARMED)
         if armed:
             happened = events(kernel, armed)
@@ -541,23 +565,48 @@ def attend(kernel: int) -> int:
 
 @_inside
 def has_work(kernel: int) -> int:
-    """Whether `attend` would handle a message now."""
+    """Whether `attend` would handle a message now. If not for want of room, whoever makes some notifies the kernel."""
     if load(kernel, PAUSED) or load(kernel, FAILED) or queued(kernel) == 0:
         return 0
-    for ring in (load(kernel, OUT), load(kernel, ANSWERS)):
-        if load(ring, BLOCKED):
-            if load(ring, TAIL) - acquire(ring, HEAD) >= load(ring, LIMIT):
+    for full in (load(kernel, OUT), load(kernel, ANSWERS)):
+        if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
+            exchange(full, BLOCKED, 1)
+            heavy(load(kernel, POOL))
+            if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
                 return 0
-            store(ring, BLOCKED, 0)
+        store(full, BLOCKED, 0)
     return 1
 
 
 @_inside
-def leave(kernel: int) -> None:
-    """Attend a kernel no longer."""
-    exchange(kernel, STATUS, ASLEEP)
-    if has_work(kernel) and swap_if(kernel, STATUS, ASLEEP, READY):
+def look_again(kernel: int) -> None:
+    """After a worker has left a kernel: make it ready if there is something to do for it."""
+    if load(kernel, STATUS) == ASLEEP and has_work(kernel) and swap_if(kernel, STATUS, ASLEEP, READY):
         make_ready(kernel)
+
+
+@_inside
+def leave(pool: int, left: int, kernel: int) -> None:
+    """Attend a kernel no longer. What was sent to it at this very moment is seen by `settle` at the latest."""
+    exchange(kernel, STATUS, ASLEEP)
+    look_again(kernel)
+    if load(pool, FENCED) == 0:
+        count = load(left, 0)
+        store(left, 1 + count, kernel)
+        store(left, 0, count + 1)
+        if count + 1 == MOST_LEFT:
+            settle(pool, left)
+
+
+@_inside
+def settle(pool: int, left: int) -> None:
+    """Look again at the kernels that were left."""
+    count = load(left, 0)
+    if count:
+        heavy(pool)
+        for i in range(count):
+            look_again(load(left, 1 + i))
+        store(left, 0, 0)
 
 
 @_inside
@@ -596,10 +645,13 @@ def work(pool: int, me: int) -> int:
     """What a worker does until it is stopped (0) or the lease has ended (1)."""
     kernel, began, idle_since, looks, start = 0, 0, 0, 0, 0
     spinning = False
-    passes = load(pool, PASSES) + 8 * LINE * me
+    passes = load(pool, PASSES) + 8 * WORKER_WORDS * me
+    left = passes + 8 * LINE
+    settled = now_ns()
     code = -1
     while code < 0:
-        store(passes, 0, load(passes, 0) + 1)
+        if load(left, 0) == 0:
+            store(passes, 0, load(passes, 0) + 1)
         if kernel:
             if attend(kernel):
                 if spinning:
@@ -612,30 +664,34 @@ def work(pool: int, me: int) -> int:
                 if load(pool, STOP) or now > load(pool, LEASE):
                     code = 0 if load(pool, STOP) else 1
                 elif now - began > load(kernel, QUANTUM) and any_ready(pool):
-                    leave(kernel)
+                    leave(pool, left, kernel)
                     kernel = 0
+                if now - settled > 50_000:
+                    settle(pool, left)
+                    settled = now
                 continue
             if load(kernel, PAUSED):
-                leave(kernel)
+                leave(pool, left, kernel)
                 kernel = 0
         if any_ready(pool):
             other = take_ready(pool, start)
             if other:
                 if kernel:
-                    leave(kernel)
+                    leave(pool, left, kernel)
                 kernel, began = other, now_ns()
                 start = (load(kernel, INDEX) + 1) % (64 * load(pool, BIT_WORDS))
                 continue
         if load(pool, STOP):
             code = 0
             break
+        settle(pool, left)
         looks += 1
         if looks == 1:
             idle_since = now_ns()
-            if not spinning:
-                if load(pool, SPIN) and fetch_add(pool, SPINNERS, 1) == 0:
+            if not spinning and load(pool, SPIN):
+                if fetch_add(pool, SPINNERS, 1) == 0:
                     spinning = True
-                elif load(pool, SPIN):
+                else:
                     fetch_add(pool, SPINNERS, -1)
         if spinning:
             if looks & 63:
@@ -647,8 +703,9 @@ def work(pool: int, me: int) -> int:
         # Nothing to do: sleep.
         looks = 0
         if kernel:
-            leave(kernel)
+            leave(pool, left, kernel)
             kernel = 0
+            settle(pool, left)
         if spinning:
             spinning = False
             fetch_add(pool, SPINNERS, -1)
@@ -661,7 +718,8 @@ def work(pool: int, me: int) -> int:
         read(load(load(pool, READ_FDS), me), load(pool, ONE) + 16 + 8 * me, 8)
         store(passes, 1, 0)
     if kernel:
-        leave(kernel)
+        leave(pool, left, kernel)
+    settle(pool, left)
     if spinning:
         fetch_add(pool, SPINNERS, -1)
     return code
