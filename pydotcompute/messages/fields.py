@@ -113,24 +113,33 @@ class ArrayField:
     def get(self, buffer: Any, offset: int) -> Array:
         return np.ndarray(self.shape, self.item, buffer, offset).copy()
 
+    def filled(self, number: Any) -> Array:
+        """Such an array with this number everywhere."""
+        scratch = bytearray(self.item.itemsize)
+        NumberField(self.item).put(scratch, 0, number)
+        return np.full(self.shape, np.frombuffer(scratch, self.item))
+
     def _fitting(self, value: Any) -> Array:
-        array: Array = np.asarray(value)
+        is_list = isinstance(value, (list, tuple))
+        array: Array = np.array(value, object) if is_list else np.asarray(value)
         if array.shape != self.shape:
             raise Misfit(f"shape {array.shape}" if array.ndim else short(value))
+        if is_list:
+            return self._of_numbers(array)
         if array.dtype == self.item or np.can_cast(array.dtype, self.item, "safe"):
             return array
-        if not isinstance(value, (list, tuple)):
-            raise Misfit(f"{array.dtype}: convert it with .astype(np.{self.item.name})")
-        # Python has one type for all integers and one for all floats: here the values decide.
-        is_integer = self.item.kind in "iu"
-        if array.dtype.kind not in {"i": "iu", "u": "iu", "f": "iuf", "c": "iufc"}.get(self.item.kind, ""):
-            raise Misfit(short(value))
-        with np.errstate(all="ignore"):
-            converted = array.astype(self.item)
-        kept = converted == array if is_integer else np.isfinite(converted) == np.isfinite(array)
-        if not kept.all():
-            raise Misfit(f"{short(array[~kept].item(0))} in it")
-        return converted
+        raise Misfit(f"{array.dtype}: convert it with .astype(np.{self.item.name})")
+
+    def _of_numbers(self, array: Array) -> Array:
+        """Python has one type for all integers and one for all floats: their values decide, one by one."""
+        number, size = NumberField(self.item), self.item.itemsize
+        packed = bytearray(array.size * size)
+        for i, value in enumerate(array.flat):
+            try:
+                number.put(packed, i * size, value)
+            except MISFITS:
+                raise Misfit(f"{short(value)} in it") from None
+        return np.frombuffer(packed, self.item).reshape(self.shape)
 
 
 class RecordField:
@@ -177,6 +186,10 @@ def field_of(place: str, hint: Any, layout_of: Callable[[type, str], Layout | No
             refuse(kind, "an array of numbers: Annotated[NDArray[np.float32], Shape(8)]")
         if shape is None:
             refuse(kind, f"Annotated[{_text(kind)}, Shape(8)]")
+        if _NUMBERS[item].kind == "b":  # Numba has no type for such a field
+            raise DefinitionError(
+                f"{place}: arrays of bool are not for records: use Annotated[NDArray[np.uint8], Shape(...)]"
+            )
         try:
             return ArrayField(np.dtype((_NUMBERS[item], shape)))
         except ValueError as error:

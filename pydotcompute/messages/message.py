@@ -131,7 +131,9 @@ def union_members(annotation: Any) -> tuple[Any, ...]:
     """The members of ``int | None``, also behind an alias (``type Number = int | None``); anything else is its own."""
     alias = get_origin(annotation) or annotation
     if hasattr(alias, "__value__"):  # a TypeAliasType, which Python 3.11 does not have
-        return union_members(alias.__value__)
+        given = dict(zip(alias.__type_params__, get_args(annotation), strict=False))
+        wanted = [given[p] for p in getattr(alias.__value__, "__parameters__", ()) if p in given]
+        return union_members(alias.__value__[*wanted] if wanted else alias.__value__)
     if alias in (Union, UnionType):
         return tuple(member for part in get_args(annotation) for member in union_members(part))
     return (annotation,)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import MISSING, Field, fields
 from inspect import isdatadescriptor, signature
 from itertools import groupby
@@ -63,7 +64,8 @@ class Record:
                 else:
                     value = field.get(bytes(field.dtype.itemsize), 0)
             elif isinstance(field, ArrayField) and np.isscalar(value):
-                value = np.full(field.shape, value).tolist()
+                with suppress(*MISFITS):  # if it does not fit, this is told below
+                    value = field.filled(value)
             vars(self)[name] = value
         vars(self).update(vars(from_record(cls, to_record(self))))
 
@@ -233,16 +235,14 @@ def checked_records(cls: type, records: NDArray[np.void]) -> NDArray[np.void]:
 
 def _difference(name: str, wanted: Dtype, given: Dtype) -> str | None:
     """How the fields of two dtypes differ, apart from where they lie."""
-    if wanted.names is None or given.names is None:
+    if wanted.names is None or wanted.names != given.names:
         return None if wanted == given else f"{name} must be {_kind(wanted)}, not {_kind(given)}"
-    if wanted.names != given.names:
-        return f"{name} must have {_kind(wanted)}, not {_kind(given)}"
     return next(filter(None, (_difference(f"{name}.{n}", wanted[n], given[n]) for n in wanted.names)), None)
 
 
 def _kind(dtype: Dtype) -> str:
     if dtype.names is not None:
-        return f"the fields {', '.join(dtype.names)}"
+        return f"a record of {', '.join(dtype.names)}"
     return f"{dtype.base} of shape {dtype.shape}" if dtype.shape else f"{dtype}"
 
 
