@@ -354,6 +354,7 @@ class CpuExecutor:
             self._states = self._state_words.view(program.state)
             self._states[:] = definition.initial()
         self._sources = block(8 * MAX_SOURCES)
+        self._source_rings: list[Ring] = []  # kept alive: their kernels may end before this one has read them
         self._target: CpuExecutor | None = None
         self._failure: BaseException | None = None
         self._words = words = block(8 * ring.KERNEL_WORDS)
@@ -473,6 +474,7 @@ class CpuExecutor:
             return False
         self._target = target
         self._out.words[ring.READER] = target.address
+        target._source_rings.append(self._out)
         target._sources[free[0]] = self._out.address
         _notify(target.address)
         return True
@@ -538,6 +540,7 @@ class CpuExecutor:
 
     def close(self) -> None:
         self.pause()
+        self._out.words[ring.WRITER] = 0
         self.engine.let_go(self)
 
 

@@ -62,7 +62,7 @@ LINE = 16
 TAIL, SEEN_HEAD, RUN_TAIL, SINCE_STAMP = range(4)  # of the writer
 HEAD, SEEN_TAIL, RUN_HEAD, RUN_BEGUN = range(LINE, LINE + 4)  # of the reader
 BUFFER, MASK, SIZE, LIMIT, RUNS, READER, WRITER = range(2 * LINE, 2 * LINE + 7)  # of neither, once it is made
-BLOCKED = 3 * LINE  # the writer has stopped for want of room and is to be notified
+BLOCKED = 3 * LINE  # the writer stopped for want of room and is to be notified; at times although it was already
 RING_WORDS = 4 * LINE
 
 # A run: it ends before position END.
@@ -205,9 +205,10 @@ def notify(kernel: int) -> None:
 def made_room(ring: int) -> None:
     """The reader has taken something: the writer may have waited for that."""
     writer = load(ring, WRITER)
-    light(load(writer, POOL))
-    if load(ring, BLOCKED) and exchange(ring, BLOCKED, 0):
-        notify(writer)
+    if writer:
+        light(load(writer, POOL))
+        if load(ring, BLOCKED) and exchange(ring, BLOCKED, 0):
+            notify(writer)
 
 
 @njit("int64(int64)", nogil=True, cache=True)
@@ -354,7 +355,7 @@ def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks
 def take(ring: int, target: int, count: int) -> int:
     """Copy up to so many records to an address; how many."""
     head = load(ring, HEAD)
-    if load(ring, SEEN_TAIL) <= head:
+    if load(ring, SEEN_TAIL) - head < count:
         store(ring, SEEN_TAIL, acquire(ring, TAIL))
     count = min(count, load(ring, SEEN_TAIL) - head)
     if count <= 0:
@@ -574,7 +575,6 @@ def has_work(kernel: int) -> int:
             heavy(load(kernel, POOL))
             if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
                 return 0
-        store(full, BLOCKED, 0)
     return 1
 
 
