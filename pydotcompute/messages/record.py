@@ -85,8 +85,8 @@ def layout(cls: type) -> Layout:
     """How objects of a `@message` class or of a subclass of `Record` lie in memory.
 
     Fields may be numbers (bool, int, float and complex, which take 1, 8, 8 and 16 bytes, and NumPy's of these kinds
-    that take as much or less, but for np.float16), arrays of numbers with a `Shape`, and further messages and records.
-    The `message_id`, `priority` and `correlation_id` of a message are not in it.
+    that take as much or less, but for np.float16), arrays with a `Shape` of all these but bool, and further messages and
+    records. The `message_id`, `priority` and `correlation_id` of a message are not in it.
 
     Raises:
         DefinitionError: the class is neither, or one of its fields has no fixed size; says which, and what to write.
