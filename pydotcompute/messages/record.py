@@ -85,7 +85,7 @@ def layout(cls: type) -> Layout:
     """How objects of a `@message` class or of a subclass of `Record` lie in memory.
 
     Fields may be numbers (bool, int, float and complex, which take 1, 8, 8 and 16 bytes, and NumPy's of these kinds
-    that take as much or less, but for np.float16), arrays with a `Shape` of all these but bool, and further messages and
+    that take as much or less, but for np.float16), arrays with a `Shape` of all these but bool, further messages and
     records. The `message_id`, `priority` and `correlation_id` of a message are not in it.
 
     Raises:
