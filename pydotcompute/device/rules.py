@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import linecache
 import textwrap
 from collections.abc import Iterator
 from difflib import get_close_matches
@@ -56,16 +57,19 @@ class Function:
 
     def _read(self) -> tuple[ast.FunctionDef | None, list[str]]:
         """The source, with the numbers of lines that it has in its file; None where there is none to be read."""
+        filename, first = self.code.co_filename, self.code.co_firstlineno
+        linecache.checkcache(filename)
+        lines = linecache.getlines(filename, self.function.__globals__)
         try:
-            lines, first = inspect.getsourcelines(self.function)
-            (tree,) = ast.parse(textwrap.dedent("".join(lines))).body
-        except (OSError, TypeError, SyntaxError, ValueError):
+            block = inspect.getblock(lines[first - 1 :])
+            (tree,) = ast.parse(textwrap.dedent("".join(block))).body
+        except (SyntaxError, ValueError):  # no source, or not that of a function
             return None, []
         # A file may have been edited since: then this is the source of something else.
         if not isinstance(tree, ast.FunctionDef) or tree.name != self.code.co_name:
             return None, []
-        ast.increment_lineno(tree, max(first, 1) - 1)
-        return tree, [""] * max(first, 1) + lines
+        ast.increment_lineno(tree, first - 1)
+        return tree, lines
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -84,7 +88,7 @@ class Function:
 
     def refusal(self, line: int, text: str, details: str = "") -> StepError:
         """The error that says where, what, and shows the line."""
-        shown = f"\n    {self._lines[line].strip()}" if line < len(self._lines) else ""
+        shown = f"\n    {self._lines[line - 1].strip()}" if 0 < line <= len(self._lines) else ""
         return StepError(f"{self.place}, line {line}: {text}{shown}", details)
 
     def helpers(self) -> Iterator[Function]:
