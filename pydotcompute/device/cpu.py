@@ -8,6 +8,7 @@ event loop is woken in the same way. On one core nobody spins.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import math
 import os
@@ -24,8 +25,9 @@ from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError
 from ..messages.record import layout
-from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor
+from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
 from . import atomics, compiler, ring
+from .interpreted import rehearse
 from .ring import Ring, address, block
 from .rules import check_step
 
@@ -213,7 +215,8 @@ class CpuEngine:
         self._closed = False
         loop.add_reader(self._host_fds[0], self._on_events)
 
-    def executor(self, program: CpuProgram, row: memoryview, notify: Callable[[Event], None]) -> CpuExecutor:
+    def executor(self, program: Program, row: memoryview, notify: Callable[[Event], None]) -> CpuExecutor:
+        assert isinstance(program, CpuProgram)
         self._sweep()
         if not self._free:
             raise BackendUnavailableError(
@@ -341,7 +344,6 @@ class CpuExecutor:
         self._reply_size = program.reply.dtype.itemsize if program.reply is not None else 0
         limit = definition.queue_size
         self._inbox = Ring(message_size, limit, runs=True)
-        self._out = Ring(max(self._reply_size, 8), limit)
         self._answers = Ring(16 + self._reply_size, limit)
         self._row = np.frombuffer(row, np.int64)
         self._buffers = definition.buffers  # kept alive, as the arrays themselves
@@ -354,26 +356,34 @@ class CpuExecutor:
             self._states = self._state_words.view(program.state)
             self._states[:] = definition.initial()
         self._sources = block(8 * MAX_SOURCES)
-        self._source_rings: list[Ring] = []  # kept alive: their kernels may end before this one has read them
+        # Kept alive: their kernels may end before this one has read them, and a worker may be looking at them.
+        self._source_rings: list[Ring | None] = [None] * MAX_SOURCES
+        self._former_rings: list[Ring | None] = []
         self._target: CpuExecutor | None = None
         self._failure: BaseException | None = None
+        self._closed = False
         self._words = words = block(8 * ring.KERNEL_WORDS)
         self.address = address(words)
         words[ring.SERVE] = program.serve
         words[ring.STATES] = address(self._states) if self._states is not None else 0
-        words[ring.INBOX], words[ring.OUT] = self._inbox.address, self._out.address
+        self._give_new_out()
+        words[ring.INBOX] = self._inbox.address
         words[ring.ANSWERS], words[ring.ROW] = self._answers.address, address(self._row)
         words[ring.SOURCES], words[ring.SOURCE_COUNT] = address(self._sources), MAX_SOURCES
         words[ring.INDEX], words[ring.POOL], words[ring.BUFFERS] = index, engine.address, address(self._buffer_words)
         words[ring.QUANTUM] = int((QUANTUM if definition.quantum is None else definition.quantum) * 1e9)
         words[ring.CHUNK], words[ring.PAUSED] = 1, 1
-        for written in (self._out, self._answers):
-            written.words[ring.WRITER] = self.address
+        self._answers.words[ring.WRITER] = self.address
         self._scratch = _Scratch(message_size, self._reply_size)
         words[ring.SCRATCH] = self._scratch.message_address
         self._of_thread = threading.local()
         self._slots = block(_SLOTS * (16 + self._reply_size))
         self._bind()
+
+    def _give_new_out(self) -> None:
+        self._out = Ring(max(self._reply_size, 8), self.program.definition.queue_size)
+        self._out.words[ring.WRITER] = self.address
+        self._words[ring.OUT] = self._out.address
 
     # -- messages in ---------------------------------------------------------------------------------------------------
 
@@ -432,7 +442,7 @@ class CpuExecutor:
 
     @property
     def depth(self) -> int:
-        return _queued(self.address)
+        return 0 if self._closed else _queued(self.address)
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
@@ -449,7 +459,7 @@ class CpuExecutor:
         return found
 
     def take(self) -> Any:
-        if self._target is None and _take(self._out.address, self._scratch.reply_address, 1):
+        if self._target is None and not self._closed and _take(self._out.address, self._scratch.reply_address, 1):
             return self._unpack(self._scratch.reply, 0)
         return NOTHING
 
@@ -461,7 +471,9 @@ class CpuExecutor:
 
     @property
     def unread(self) -> int:
-        return 0 if self._target is not None else int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
+        if self._target is not None or self._closed:
+            return 0
+        return int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
 
     def arm(self, events: Event) -> Event:
         return Event(_arm(self.address, int(events)))
@@ -469,21 +481,21 @@ class CpuExecutor:
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CpuExecutor) or target.engine is not self.engine or self._target is not None:
             return False
-        free = np.flatnonzero(target._sources == 0)
-        if not len(free):
+        place = next((i for i, other in enumerate(target._source_rings) if other is None or other.is_done), None)
+        if place is None:
             return False
         self._target = target
         self._out.words[ring.READER] = target.address
-        target._source_rings.append(self._out)
-        target._sources[free[0]] = self._out.address
+        target._former_rings.append(target._source_rings[place])
+        target._source_rings[place] = self._out
+        target._sources[place] = self._out.address
         _notify(target.address)
         return True
 
     def disconnect(self) -> None:
-        target, self._target = self._target, None
-        if target is not None:
-            target._sources[target._sources == self._out.address] = 0
-            self._out.words[ring.READER] = 0
+        if self._target is not None:
+            self._target = None
+            self._give_new_out()
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -499,7 +511,8 @@ class CpuExecutor:
     def resting(self) -> bool:
         return _resting(self.address) != 0
 
-    def swap(self, program: CpuProgram) -> None:
+    def swap(self, program: Program) -> None:
+        assert isinstance(program, CpuProgram)
         self.program = program
         self._buffers = program.definition.buffers
         for i, buffer in enumerate(self._buffers.values()):
@@ -532,15 +545,31 @@ class CpuExecutor:
     @property
     def failure(self) -> BaseException | None:
         if self._words[ring.FAILED] and self._failure is None:
-            self._failure = IndexError(
-                f"an index is out of bounds in the step of {self.program.definition.kernel_id!r}; "
-                "backend='interpreted' shows where"
-            )
+            self._failure = self._rehearsed()
         return self._failure
 
+    def _rehearsed(self) -> BaseException:
+        """Compiled code does not say where it failed: let Python try the same message on a copy of the state."""
+        words, program = self._words, self.program
+        definition = program.definition
+        size = program.message.dtype.itemsize
+        place = int(words[ring.FIRST] & words[ring.MESSAGE_MASK]) * size
+        memory = ctypes.string_at(int(words[ring.MESSAGES]) + place, size)
+        message = np.frombuffer(memory, program.message.dtype)
+        instance = int(words[ring.TO_INSTANCE])
+        if instance < 0:
+            instance = int(message[definition.key][0]) % definition.instances if definition.key is not None else 0
+        state = self._states[instance : instance + 1].copy() if self._states is not None else None
+        failure = rehearse(definition, message, state)
+        return failure or IndexError(f"an index is out of bounds in the step of {definition.kernel_id!r}")
+
     def close(self) -> None:
+        self.open_gate(False)
         self.pause()
+        self._closed = True
         self._out.words[ring.WRITER] = 0
+        self._row = np.zeros_like(self._row)  # a step that has not come back counts here; the row may go to another
+        self._words[ring.ROW] = address(self._row)
         self.engine.let_go(self)
 
 

@@ -293,31 +293,32 @@ class InterpretedExecutor:
                 self._answers.append((ticket, self._reply_layout.unpack_from(reply.memory, 0)))
             else:
                 self._held = bytes(reply.memory)
-                self._hand_over()
+                self._has_handed_over()
         elif ticket:
             self._answers.append((ticket, None))
         self._ring.popleft()
 
-    def _hand_over(self) -> None:
-        """Put the reply that is held where replies go, if there is room."""
-        assert self._held is not None
+    def _has_handed_over(self) -> bool:
+        """Put the reply that is held, if one is, where replies go; False: there is none, or no room for it."""
+        if self._held is None:
+            return False
         if self._target is not None:
-            if self._target._append(((self._held, BY_KEY, 0, clock()),), True) == 1:
-                self._held = None
-            else:
+            if self._target._append(((self._held, BY_KEY, 0, clock()),), True) != 1:
                 self._target._sources.add(self)
+                return False
         elif len(self._replies) < self._capacity:
             self._replies.append(self._held)
-            self._held = None
+        else:
+            return False
+        self._held = None
+        return True
 
     def _go_on(self) -> None:
         """There may be room for the reply that is held."""
-        if self._held is not None:
-            self._hand_over()
-            if self._held is None:
-                with self._lock:
-                    self._schedule()
-                self._engine.loop.call_soon(self._tell)
+        if self._has_handed_over():
+            with self._lock:
+                self._schedule()
+            self._engine.loop.call_soon(self._tell)
 
     def _tell(self) -> None:
         """Notify of what was armed for and has come; let those go on that waited for room here."""
@@ -328,6 +329,20 @@ class InterpretedExecutor:
         if come := self._present() & self._armed:
             self._armed &= ~come
             self._notify(come)
+
+
+def rehearse(
+    definition: StepDefinition, message: NDArray[np.void], state: NDArray[np.void] | None
+) -> BaseException | None:
+    """What a step raises in Python for a message, shape (1,), and a state, shape (1,), that it may change; or None."""
+    views = [_viewed(_view(record.dtype), record[0]) if record is not None else None for record in (state, message)]
+    reply = _Record(layout(definition.reply_type).dtype).view if definition.reply_type is not None else None
+    try:
+        with np.errstate(all="ignore"):
+            definition.body(*views, reply, *(buffer.host.copy() for buffer in definition.buffers.values()))
+    except Exception as error:  # noqa: BLE001 - a step may raise what it likes
+        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    return None
 
 
 class InterpretedEngine:

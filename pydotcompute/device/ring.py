@@ -85,6 +85,7 @@ MESSAGES, MESSAGE_MASK, FIRST, LAST, TO_INSTANCE, REPLIES, REPLY_MASK, REPLY_TAI
 KERNEL_WORDS = 7 * LINE
 
 ASLEEP, READY, ATTENDED, GONE = range(4)
+TOLD = 2  # FAILED, and the loop has done with the kernel
 ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Event`
 
 # -- the words of a pool -----------------------------------------------------------------------------------------------
@@ -145,6 +146,11 @@ class Ring:
     @property
     def address(self) -> int:
         return address(self.words)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nobody writes it any more, and nothing is left in it."""
+        return not self.words[WRITER] and bool(self.words[TAIL] == self.words[HEAD])
 
 
 _inside = njit(nogil=True)  # compiled as a part of what calls it
@@ -385,7 +391,7 @@ def arm(kernel: int, wanted: int) -> int:
 def resting(kernel: int) -> int:
     """Whether it is paused and no worker has a message of it in hand."""
     fence()
-    return load(kernel, PAUSED) and acquire(kernel, STATUS) != ATTENDED
+    return load(kernel, FAILED) == TOLD or (load(kernel, PAUSED) and acquire(kernel, STATUS) != ATTENDED)
 
 
 @njit("int64(int64)", cache=True)
@@ -424,6 +430,14 @@ def collect(pool: int, fd: int, target: int) -> int:
 
 
 @_inside
+def count(kernel: int, handled: int, replied: int) -> None:
+    """Before anybody can see that they were."""
+    row = load(kernel, ROW)
+    store(row, _PROCESSED, load(row, _PROCESSED) + handled)
+    store(row, _REPLIED, load(row, _REPLIED) + replied)
+
+
+@_inside
 def serve(kernel: int, ring: int, head: int, end: int, instance: int) -> int:
     """Run the step over the messages from `head` to `end`, replies to the ring of replies; how many it has handled."""
     out = load(kernel, OUT)
@@ -443,14 +457,14 @@ def serve(kernel: int, ring: int, head: int, end: int, instance: int) -> int:
     store(kernel, REPLY_TAIL, tail)
     store(kernel, REPLY_LIMIT, limit)
     call(load(kernel, SERVE), kernel)
-    replied = load(kernel, REPLY_TAIL) - tail
+    replied, handled = load(kernel, REPLY_TAIL) - tail, load(kernel, FIRST) - head
+    count(kernel, handled, replied)
     if replied:
         release(out, TAIL, tail + replied)
-        row = load(kernel, ROW)
-        store(row, _REPLIED, load(row, _REPLIED) + replied)
         if load(out, READER):
             notify(load(out, READER))
-    return load(kernel, FIRST) - head
+    release(ring, HEAD, head + handled)
+    return handled
 
 
 @_inside
@@ -476,9 +490,9 @@ def answer(kernel: int, ring: int, head: int, instance: int, ticket: int) -> int
     replied = load(kernel, REPLY_TAIL)
     store(slot, 0, ticket)
     store(slot, 1, replied)
+    count(kernel, 1, replied)
+    release(ring, HEAD, head + 1)
     release(answers, TAIL, tail + 1)
-    row = load(kernel, ROW)
-    store(row, _REPLIED, load(row, _REPLIED) + replied)
     return 1
 
 
@@ -487,7 +501,6 @@ def account(kernel: int, begun: int, handled: int) -> int:
     """Count what was handled since `begun`; let a batch grow or shrink so that it takes some microseconds. The time."""
     now = now_ns()
     row, spent, chunk = load(kernel, ROW), now - begun, load(kernel, CHUNK)
-    store(row, _PROCESSED, load(row, _PROCESSED) + handled)
     store(row, _BUSY, load(row, _BUSY) + spent)
     bucket = _HANDLED + min(bit_length(max(spent // handled, 0)), _BUCKETS - 1)
     store(row, bucket, load(row, bucket) + 1)
@@ -529,7 +542,6 @@ def attend(kernel: int) -> int:
         store(inbox, RUN_BEGUN, head + handled != end)
         if head + handled == end:
             store(inbox, RUN_HEAD, run + 1)
-        release(inbox, HEAD, head + handled)
         done += handled
         now = account(kernel, now, handled)
     sources = load(kernel, SOURCES)
@@ -547,12 +559,12 @@ def attend(kernel: int) -> int:
             if handled == 0:
                 blocked = True
                 break
-            release(source, HEAD, head + handled)
             made_room(source)
             turn += handled
             now = account(kernel, now, handled)
         done += turn
     if load(kernel, FAILED):
+        release(kernel, FAILED, TOLD)
         tell(kernel, FAILURE)
     if done:
         light(load(kernel, POOL))
