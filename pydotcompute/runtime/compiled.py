@@ -413,17 +413,14 @@ class CompiledKernel(RingKernel):
         if events & Event.IDLE:
             self._tell_watchers()
 
-    @property
-    def _idle(self) -> bool:
-        return self.state.over or not (len(self._box) or self._box.blocked)
-
     async def _change(self) -> None:
         self._watch_idle()
         await super()._change()
 
     def _watch_idle(self) -> None:
-        """Be told when nothing is left in the ring, unless the pump has more for it."""
-        if not (self.state.over or self._box.plain or self._box._extra or self._box.blocked):
+        """Be told when nothing is left in the ring, unless the pump has more for it or a link is not done."""
+        linked = self._link is not None and self._link.busy
+        if not (linked or self.state.over or self._box.plain or self._box._extra or self._box.blocked):
             self._arm(Event.IDLE)
 
     def _hold(self, more: int) -> None:
@@ -531,6 +528,8 @@ class CompiledKernel(RingKernel):
         executor = self._executor
         self._box.close(self._unusable)
         self._deliver()
+        if self._link is not None and self._link.task is None:
+            self._link.end()
         if executor.resting:
             for i, (message, ticket) in enumerate(executor.retrieve()):
                 self._unfinished += 1

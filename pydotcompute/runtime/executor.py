@@ -71,8 +71,9 @@ class Program(Protocol):
 class Executor(Protocol):
     """One ring kernel on its backend, made in the state in which it does not run.
 
-    `put`, `put_records` and `ask` may be called by any thread and must not let another thread see them half done; the
-    other methods are for the runtime's loop alone. None of them may block or take long.
+    `put`, `put_records` and `ask` may be called by any thread and must not let another thread see them half done;
+    `depth` and `unread` may be read by any. These, `feed` and `take` may still be called after `close`. The other
+    methods are for the runtime's loop alone. None of them may block or take long.
     """
 
     patience: int
@@ -110,7 +111,7 @@ class Executor(Protocol):
 
     @property
     def depth(self) -> int:
-        """Messages that are in the ring, those in hand included."""
+        """Messages that are in the ring, those in hand included. One that leaves has been counted as processed."""
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
@@ -149,7 +150,10 @@ class Executor(Protocol):
 
     @property
     def resting(self) -> bool:
-        """Whether it is paused and has no message in hand any more."""
+        """Whether it has no message in hand and takes none: it is paused, or has failed.
+
+        A reply that there was no room for is no message in hand: `take` gives it out after the others.
+        """
 
     def swap(self, program: Program) -> None:
         """Another step on the same rings and state; only while `resting`. The layouts are the same."""
@@ -165,7 +169,10 @@ class Executor(Protocol):
         """Why the loop has ended by itself. The message that it failed with is the first that `retrieve` gives."""
 
     def close(self) -> None:
-        """Give everything back. Replies that were not taken are gone."""
+        """Give everything back. Replies that were not taken are gone; messages are refused as if the gate was closed.
+
+        If it is not `resting`, the step does not come back: what that uses is kept until it does.
+        """
 
 
 class Engine(Protocol):

@@ -45,6 +45,7 @@ from .scheduler import AWAITED, SET, Wait, clock
 
 if TYPE_CHECKING:
     from .compiled import InstanceHandle
+    from .links import Link
     from .runtime import RingKernelRuntime
 
 log = logging.getLogger("pydotcompute")
@@ -353,6 +354,7 @@ class RingKernel:
         "_errors",
         "_handled",
         "_input_types",
+        "_link",
         "_marker",
         "_out",
         "_output_types",
@@ -402,6 +404,8 @@ class RingKernel:
         self._abandoned = False
         self._told = False  # that its replies are unread
         self._watchers: list[Wait] | None = None
+        self._link: Link | None = None
+        """Where its replies go instead of to `receive`."""
         self._user_state: Any = _UNMADE
         self._place, self._row = runtime._table.allocate()
         self._marker: tuple[int, ...] | None = None  # what the row was written at; None: write it anew
@@ -441,6 +445,14 @@ class RingKernel:
     async def receive_batch(self, max_n: int = 4096, timeout: float | None = None) -> NDArray[np.void]:
         """`RingKernelRuntime.receive_batch` from this kernel."""
         return await self.runtime.receive_batch(self.id, max_n, timeout)
+
+    async def connect(self, target_id: str) -> None:
+        """`RingKernelRuntime.connect` of this kernel to another."""
+        await self.runtime.connect(self.id, target_id)
+
+    async def disconnect(self) -> None:
+        """`RingKernelRuntime.disconnect` of this kernel."""
+        await self.runtime.disconnect(self.id)
 
     async def snapshot(self) -> Any:
         """`RingKernelRuntime.snapshot` of this kernel."""
@@ -555,6 +567,9 @@ class RingKernel:
         self.history.append((self.state, time.time()))
         del self.history[:-100]
         self._marker = None
+        if self.state is KernelState.TERMINATING or self.state.over:
+            for link in [link for link in self.runtime._links if link.target is self]:
+                link.end()
         self._tell_watchers()
 
     def _tell_watchers(self) -> None:
@@ -583,8 +598,10 @@ class RingKernel:
 
     @property
     def _idle(self) -> bool:
-        """Nothing queued and nothing in hand (what has ended is idle)."""
-        return self.state.over or not (len(self._box) or self._ctx._start or self._box.blocked)
+        """Nothing queued and nothing in hand (what has ended is idle), and all replies are where they go."""
+        if self._link is not None and self._link.busy:
+            return False
+        return self.state.over or not (len(self._box) or self.busy or self._box.blocked)
 
     def _start_body(self) -> None:
         """Run the body of the present definition in a task of its own."""

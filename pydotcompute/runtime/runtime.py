@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import logging
 import sys
 import time
@@ -38,6 +39,7 @@ from .dead_letters import DeadLetters
 from .executor import REFUSED, Engine
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
+from .links import Link, links_ahead
 from .loops import LoopThread, unanswered
 from .mailbox import Entry, checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
@@ -92,6 +94,7 @@ class RingKernelRuntime:
         self._thread: LoopThread | None = None
         self._scheduler: Scheduler | None = None
         self._engines: dict[str, Engine] = {}  # of compiled kernels, by the name of the backend
+        self._links: set[Link] = set()
         self._starting = Lock()
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
@@ -538,6 +541,8 @@ class RingKernelRuntime:
             return await self._hop(lambda: self.wait_idle(*kernel_ids, timeout=timeout))
         checked_timeout(timeout)
         kernels = [self._find(kernel_id) for kernel_id in kernel_ids] or list(self._kernels.values())
+        if self._links:  # a compiled kernel may hand a reply over while one after the other is looked at
+            kernels.sort(key=links_ahead, reverse=True)
         busy: RingKernel | None = None
         try:
             async with asyncio.timeout(timeout):
@@ -906,6 +911,11 @@ class RingKernelRuntime:
         while (found := pull()) is None:
             if out.closed is not None:
                 raise out.closed()
+            if kernel._link is not None and kernel._link.task is not asyncio.current_task():
+                raise KernelStateError(
+                    f"replies of {kernel.id!r} go to {kernel._link.target.id!r}: to receive them, "
+                    f"disconnect({kernel.id!r}) first"
+                )
             begun = begun or clock()
             wait = kernel._scheduler.wait()
             out.join(wait)
@@ -922,6 +932,38 @@ class RingKernelRuntime:
             if timeout is not None:  # another receiver may have been quicker
                 left = max(timeout - (clock() - begun) / 1e9, 0)
         return found
+
+    async def connect(self, kernel_id: str, target_id: str) -> None:
+        """Make the replies of a kernel that belong to no ask the messages of another, until `disconnect`.
+
+        Replies of one compiled kernel go straight into the ring of the other. A full target holds the kernel up.
+        When the target ends, replies can be received again.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            MessageTypeError: the target takes other messages.
+            InstanceError: the target has several instances, and no key that says which one a message is for.
+            KernelStateError, KernelFailedError: one of them stops or has ended, or the first is connected already.
+        """
+        if self._away:
+            return await self._hop(self.connect, kernel_id, target_id)
+        Link(self._find(kernel_id), self._find(target_id))
+
+    async def disconnect(self, kernel_id: str) -> None:
+        """Let the replies of a kernel be received again.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: it is not connected.
+        """
+        if self._away:
+            return await self._hop(self.disconnect, kernel_id)
+        link = self._find(kernel_id)._link
+        if link is None:
+            raise KernelStateError(
+                f"replies of {kernel_id!r} go to no other kernel: connect({kernel_id!r}, ...) does that"
+            )
+        link.end()
 
     async def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """A copy of a kernel's state, of a compiled one between two messages; None if it has no state.
@@ -1157,6 +1199,14 @@ class SyncRuntime:
         runtime = self._runtime
         return self.call(runtime.receive_batch, kernel_id, max_n, timeout, unclaimed=runtime._put_back_batch)
 
+    def connect(self, kernel_id: str, target_id: str) -> None:
+        """`RingKernelRuntime.connect`."""
+        self.call(self._runtime.connect, kernel_id, target_id)
+
+    def disconnect(self, kernel_id: str) -> None:
+        """`RingKernelRuntime.disconnect`."""
+        self.call(self._runtime.disconnect, kernel_id)
+
     def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """`RingKernelRuntime.snapshot`."""
         return self.call(self._runtime.snapshot, kernel_id, instance)
@@ -1181,3 +1231,10 @@ class SyncRuntime:
                 self.call(self._runtime._close, drain, timeout)
             self._runtime._closed, self._runtime._home, self._runtime._here = True, 0, None
             self._runtime._stop_threads()
+
+
+@atexit.register
+def _close_engines() -> None:
+    """End the threads of compiled kernels; those that run loops are ended after them."""
+    for runtime in list(_runtimes):
+        runtime._close_engines()
