@@ -72,6 +72,7 @@ def typed_check(definition: StepDefinition, step: Any = None) -> None:
     """
     from .diagnosis import Diagnosis
 
+    __tracebackhide__ = True  # the error shows the line of the user
     diagnosis = Diagnosis(definition)
     if step is None:
         step = device_function(definition)
@@ -118,6 +119,7 @@ def compiled(
     Raises:
         StepError: as `typed_check`; a step that is on disk was checked when it was compiled.
     """
+    __tracebackhide__ = True
     key = fingerprint(definition, source, extra)
     step = device_function(definition)
     if not is_cached(key):

@@ -37,6 +37,7 @@ def check_step(definition: StepDefinition, *, interpreted: bool = False) -> None
     Raises:
         StepError: with the file or cell, the line, and what to write instead.
     """
+    __tracebackhide__ = True  # the error shows the line of the user
     names = definition.body.__code__.co_varnames
     records = dict(zip(names, (definition.state_type, definition.message_type, definition.reply_type), strict=False))
     function: Any = definition.body
@@ -238,6 +239,7 @@ def _check(
     function: Function, records: dict[str, type | None], message: str, interpreted: bool, callers: tuple[Any, ...]
 ) -> None:
     """Check one function. `records`: the classes of parameters that are records; `message`: the one to leave alone."""
+    __tracebackhide__ = True
     if function.tree is None:
         return
     checker = _Checker(function, records, message, interpreted)
