@@ -62,6 +62,11 @@ def fingerprint(definition: StepDefinition, *extra: object) -> str | None:
         return None
 
 
+def fingerprint_of(*parts: object) -> str:
+    """The same for code that is no step: it depends on what `repr` gives of these, and on the environment."""
+    return _hash(*_environment(), *parts)
+
+
 class _UnknownValueError(Exception):
     """A value that nothing is known to be equal to."""
 

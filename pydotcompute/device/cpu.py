@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
@@ -24,9 +25,11 @@ from numba import carray, cfunc
 from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError
-from ..messages.record import layout
+from ..messages import layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
+from ..telemetry import COUNTERS
 from . import atomics, compiler, ring
+from .cache import cached_module, fingerprint_of
 from .interpreted import rehearse
 from .ring import Ring, address, block
 from .rules import check_step
@@ -91,9 +94,9 @@ _ON_STACK = 256
 
 _WORDS = (
     *("MESSAGES", "MESSAGE_MASK", "FIRST", "LAST", "TO_INSTANCE", "REPLIES", "REPLY_MASK", "REPLY_TAIL", "REPLY_LIMIT"),
-    *("PAUSED", "FAILED", "STATES", "BUFFERS", "acquire", "load", "store"),
+    *("PAUSED", "FAILED", "STATES", "BUFFERS"),
 )
-"""What the template takes from `ring`."""
+_INTRINSICS = ("acquire", "load", "store", "blank_record", "copied_record", "pointer", "put_record")
 
 
 def cores() -> int:
@@ -122,6 +125,28 @@ def _quotas() -> list[float]:
     return found
 
 
+class _Native:
+    """The compiled code that works on rings, as what calls it from Python."""
+
+    def __init__(self) -> None:
+        source = Path(__file__).with_name("loop.py").read_text()
+        self._module = module = cached_module(source, {}, fingerprint_of(source, COUNTERS))
+        self.work: Callable[[int, int], int] = module.work
+        self.put, self.put_plain, self.put_many = map(_entry, (module.put, module.put_plain, module.put_many))
+        self.ask, self.take, self.arm, self.collect = map(_entry, (module.ask, module.take, module.arm, module.collect))
+        self.queued, self.notify, self.resting = map(_entry, (module.queued, module.notify, module.resting))
+        self.withdraw, self.clock = map(_entry, (module.withdraw, module.clock))
+
+
+def _entry(function: Any) -> Callable[..., int]:
+    """The C entry point of a compiled function with one signature: calling it costs half of calling the dispatcher."""
+    (compiled,) = function.overloads.values()
+    return compiled.entry_point  # type: ignore[no-any-return]
+
+
+_native = cache(_Native)
+
+
 class CpuProgram:
     """A step, compiled: the address of what a worker calls."""
 
@@ -137,7 +162,7 @@ class CpuProgram:
         """The text around the step, and what it uses by name."""
         definition = self.definition
         names: dict[str, Any] = {name: getattr(ring, name) for name in _WORDS}
-        names |= {name: getattr(atomics, name) for name in ("blank_record", "copied_record", "pointer", "put_record")}
+        names |= {name: getattr(atomics, name) for name in _INTRINSICS}
         names |= {"cfunc": cfunc, "carray": carray, "np": np, "MESSAGE": self.message.dtype}
         arrays, given = [], ["None", "message", "reply"]
         if self.state is not None:
@@ -183,7 +208,7 @@ class CpuEngine:
     """The workers of one runtime and what they share."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+        self._loop, self.native = loop, _native()
         self.cores = cores()
         workers = min(self.cores, ring.MAX_WORKERS)
         self._executors: dict[int, CpuExecutor] = {}
@@ -240,20 +265,20 @@ class CpuEngine:
             thread.start()
 
     def _work(self, me: int) -> None:
-        while ring.work(self.address, me):  # else it was stopped
+        while self.native.work(self.address, me):  # else it was stopped
             self._renewed.clear()
-            if self._words[ring.LEASE] < ring.clock() and not self._words[ring.STOP]:
+            if self._words[ring.LEASE] < self.native.clock() and not self._words[ring.STOP]:
                 self._renewed.wait()
 
     def _renew(self) -> None:
         """The event loop lives: so may the workers."""
-        self._words[ring.LEASE] = ring.clock() + int(LEASE * 1e9)
+        self._words[ring.LEASE] = self.native.clock() + int(LEASE * 1e9)
         self._renewed.set()
         self._renewal = self._loop.call_later(LEASE / 3, self._renew)
 
     def _on_events(self) -> None:
         pairs = self._pairs
-        for i in range(_collect(self.address, self._host_fds[0], address(pairs))):
+        for i in range(self.native.collect(self.address, self._host_fds[0], address(pairs))):
             executor = self._executors.get(int(pairs[2 * i]))
             if executor is not None and pairs[2 * i + 1]:
                 executor.notify(Event(int(pairs[2 * i + 1])))
@@ -267,7 +292,7 @@ class CpuEngine:
         """Look which of the closed executors no worker knows any more."""
         kept: list[tuple[CpuExecutor, list[int] | None]] = []
         for executor, passes in self._gone:
-            if passes is None and _withdraw(executor.address):
+            if passes is None and self.native.withdraw(executor.address):
                 self._kernels[executor.index] = 0
                 del self._executors[executor.index]
                 self._free.append(executor.index)
@@ -337,6 +362,7 @@ class CpuExecutor:
     ) -> None:
         definition = program.definition
         self.engine, self.program, self.notify, self.index = engine, program, notify, index
+        self._native = engine.native
         self.patience = PATIENCE if engine.cores > 1 else 0
         self._home = get_ident()
         self._looks = LOOKS if engine.cores > 1 else LOOKS_ON_ONE_CORE
@@ -398,6 +424,7 @@ class CpuExecutor:
     def _bind(self) -> None:
         """Make `put`, `feed` and `ask` for the present program: closures, since looking attributes up costs 100 ns."""
         home, mine, others, kernel, looks = self._home, self._scratch, self._own_scratch, self.address, self._looks
+        put_one, put_plain, ask_one = self._native.put, self._native.put_plain, self._native.ask
         pack = self.program.message.pack_into
         unpack = self.program.reply.unpack_from if self.program.reply is not None else _no_reply
         message_view, message_at, reply_view, reply_at = (
@@ -408,24 +435,24 @@ class CpuExecutor:
             if get_ident() == home:
                 pack(message_view, 0, message)
                 if instance == BY_KEY and not ticket:
-                    return _put_plain(kernel) > 0
-                return _put(kernel, message_at, instance, ticket, 1) > 0
+                    return put_plain(kernel) > 0
+                return put_one(kernel, message_at, instance, ticket, 1) > 0
             scratch = others()
             pack(scratch.message, 0, message)
-            return _put(kernel, scratch.message_address, instance, ticket, 1) > 0
+            return put_one(kernel, scratch.message_address, instance, ticket, 1) > 0
 
         def feed(message: Any, instance: int, ticket: int = 0) -> bool:
             pack(message_view, 0, message)
-            return _put(kernel, message_at, instance, ticket, 0) > 0
+            return put_one(kernel, message_at, instance, ticket, 0) > 0
 
         def ask(message: Any, instance: int, ticket: int) -> Any:
             if get_ident() == home:
                 pack(message_view, 0, message)
-                code, view = _ask(kernel, message_at, instance, ticket, reply_at, looks), reply_view
+                code, view = ask_one(kernel, message_at, instance, ticket, reply_at, looks), reply_view
             else:
                 scratch = others()
                 pack(scratch.message, 0, message)
-                code = _ask(kernel, scratch.message_address, instance, ticket, scratch.reply_address, looks)
+                code = ask_one(kernel, scratch.message_address, instance, ticket, scratch.reply_address, looks)
                 view = scratch.reply
             if code == 2:
                 return unpack(view, 0)
@@ -435,21 +462,21 @@ class CpuExecutor:
 
     def put_records(self, records: NDArray[np.void], instance: int) -> int:
         count = min(len(records), max(_MOST_BYTES // records.itemsize, 1))
-        return _put_many(self.address, address(records), count, instance)
+        return self._native.put_many(self.address, address(records), count, instance)
 
     def open_gate(self, is_open: bool) -> None:
         self._words[ring.GATE] = is_open
 
     @property
     def depth(self) -> int:
-        return 0 if self._closed else _queued(self.address)
+        return 0 if self._closed else self._native.queued(self.address)
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
     def answers(self) -> Sequence[tuple[int, Any]]:
         slots, found = self._slots, []
         size = 16 + self._reply_size
-        while count := _take(self._answers.address, address(slots), _SLOTS):
+        while count := self._native.take(self._answers.address, address(slots), _SLOTS):
             view = _bytes(slots)
             for i in range(count):
                 ticket, replied = int(slots[i * size // 8]), slots[i * size // 8 + 1]
@@ -459,14 +486,18 @@ class CpuExecutor:
         return found
 
     def take(self) -> Any:
-        if self._target is None and not self._closed and _take(self._out.address, self._scratch.reply_address, 1):
+        if (
+            self._target is None
+            and not self._closed
+            and self._native.take(self._out.address, self._scratch.reply_address, 1)
+        ):
             return self._unpack(self._scratch.reply, 0)
         return NOTHING
 
     def take_records(self, max_n: int) -> NDArray[np.void]:
         count = min(self.unread, max_n)
         records = np.empty(count, self.program.reply.dtype if self.program.reply is not None else [])
-        _take(self._out.address, address(records), count)
+        self._native.take(self._out.address, address(records), count)
         return records
 
     @property
@@ -476,7 +507,7 @@ class CpuExecutor:
         return int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
 
     def arm(self, events: Event) -> Event:
-        return Event(_arm(self.address, int(events)))
+        return Event(self._native.arm(self.address, int(events)))
 
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CpuExecutor) or target.engine is not self.engine or self._target is not None:
@@ -489,7 +520,7 @@ class CpuExecutor:
         target._former_rings.append(target._source_rings[place])
         target._source_rings[place] = self._out
         target._sources[place] = self._out.address
-        _notify(target.address)
+        self._native.notify(target.address)
         return True
 
     def disconnect(self) -> None:
@@ -502,14 +533,14 @@ class CpuExecutor:
     def run(self) -> None:
         self.engine.start()
         self._words[ring.PAUSED] = 0
-        _notify(self.address)
+        self._native.notify(self.address)
 
     def pause(self) -> None:
         self._words[ring.PAUSED] = 1
 
     @property
     def resting(self) -> bool:
-        return _resting(self.address) != 0
+        return self._native.resting(self.address) != 0
 
     def swap(self, program: Program) -> None:
         assert isinstance(program, CpuProgram)
@@ -538,7 +569,7 @@ class CpuExecutor:
             head = end
         inbox[ring.RUN_HEAD], inbox[ring.HEAD] = inbox[ring.RUN_TAIL], tail
         for source in self._sources[self._sources != 0].tolist():
-            while _take(source, self._scratch.message_address, 1):
+            while self._native.take(source, self._scratch.message_address, 1):
                 found.append((unpack(self._scratch.message, 0), 0))
         return found
 
@@ -598,17 +629,6 @@ _MOST_BYTES = 1 << 20
 """Bytes that one call puts at most: the interpreter is locked meanwhile."""
 
 
-def _entry(function: Any) -> Callable[..., int]:
-    """The C entry point of a compiled function with one signature: calling it costs half of calling the dispatcher."""
-    (compiled,) = function.overloads.values()
-    return compiled.entry_point  # type: ignore[no-any-return]
-
-
-_put, _put_plain, _put_many, _ask, _take = map(_entry, (ring.put, ring.put_plain, ring.put_many, ring.ask, ring.take))
-_arm, _collect, _queued, _notify = map(_entry, (ring.arm, ring.collect, ring.queued, ring.notify))
-_resting, _withdraw = map(_entry, (ring.resting, ring.withdraw))
-
-
 class CpuBackend:
     """Steps as native code on threads of this process."""
 
@@ -621,6 +641,7 @@ class CpuBackend:
         check_step(definition)
 
     def build(self, definition: StepDefinition) -> CpuProgram:
+        _native()  # the first time it takes some seconds, which are not to be those of the event loop
         return CpuProgram(definition)
 
     def engine(self, loop: asyncio.AbstractEventLoop) -> CpuEngine:
