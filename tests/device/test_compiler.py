@@ -410,15 +410,16 @@ def run_module(key: str | None) -> ModuleType:
     return cached_module(SOURCE, {"cfunc": cfunc, "twice": njit(lambda x: 2 * x)}, key)
 
 
-@pytest.fixture
-def directory(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(tmp_path))
-    return tmp_path / "steps"
-
-
 def forget() -> None:
     """As in another process."""
     cache._modules.clear()
+
+
+@pytest.fixture
+def directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(tmp_path))
+    forget()
+    return tmp_path / "steps"
 
 
 @needs_numba
@@ -496,6 +497,7 @@ def test_a_directory_that_others_can_write_to_is_not_trusted(directory, tmp_path
 @needs_numba
 def test_where_nothing_can_be_written_it_is_compiled_each_time(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
+    forget()
     for name in ("PYDOTCOMPUTE_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA", "HOME"):
         monkeypatch.setenv(name, str(tmp_path / "file"))
     monkeypatch.setattr(cache.tempfile, "gettempdir", lambda: str(tmp_path / "file"))
