@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import layout
+from ..messages import Layout, layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
 from ..runtime.scheduler import SLICE_NS, clock
 from ..telemetry import BUCKETS, COUNTERS
@@ -69,11 +69,12 @@ def _viewed(kind: type, record: Any) -> Any:
 class _Record:
     """Memory for one record, and the view of it that a step gets."""
 
-    def __init__(self, dtype: np.dtype[np.void]) -> None:
-        self._array = np.zeros(1, dtype)
-        self.memory = self._array.view(np.uint8).data
-        self.view = _viewed(_view(dtype), self._array[0])
-        self.blank = bytes(dtype.itemsize)
+    def __init__(self, known: Layout) -> None:
+        self.layout = known
+        array = np.zeros(1, known.dtype)
+        self.memory = array.view(np.uint8).data
+        self.view = _viewed(_view(known.dtype), array[0])
+        self.blank = bytes(known.dtype.itemsize)
 
 
 class InterpretedExecutor:
@@ -88,7 +89,7 @@ class InterpretedExecutor:
         self._lock = Lock()  # held for a few instructions
         self._ring: deque[tuple[bytes, int, int, int]] = deque()  # packed, instance, ticket, clock() when it was put
         self._replies: deque[bytes] = deque()
-        self._held: bytes | None = None  # a reply that there is no room for
+        self._places = 0  # kept in the ring for replies of other kernels, whose steps run
         self._answers: list[tuple[int, Any]] = []
         self._is_open = self._runs = self._scheduled = self._closed = False
         self._armed = Event.FAILURE
@@ -103,11 +104,8 @@ class InterpretedExecutor:
         self._definition, self._capacity = definition, definition.queue_size
         self._context = definition.context.copy() if definition.context is not None else contextvars.copy_context()
         self._buffers = [buffer.host for buffer in definition.buffers.values()]
-        self._message_layout = layout(definition.message_type)
-        self._message = _Record(self._message_layout.dtype)
-        self._size = self._message_layout.dtype.itemsize
-        self._reply_layout = layout(definition.reply_type) if definition.reply_type is not None else None
-        self._reply = _Record(self._reply_layout.dtype) if self._reply_layout is not None else None
+        self._message = _Record(layout(definition.message_type))
+        self._reply = _Record(layout(definition.reply_type)) if definition.reply_type is not None else None
         self._views: list[Any] = [None] * definition.instances
         if self._states is not None:
             self._views = [_viewed(_view(self._states.dtype), state) for state in self._states]
@@ -121,8 +119,8 @@ class InterpretedExecutor:
         return self._put(message, instance, ticket, True)
 
     def _put(self, message: Any, instance: int, ticket: int, by_force: bool) -> bool:
-        packed = bytearray(self._size)
-        self._message_layout.pack_into(packed, 0, message)
+        packed = bytearray(self._message.blank)
+        self._message.layout.pack_into(packed, 0, message)
         return self._append(((bytes(packed), instance, ticket, clock()),), by_force) == 1
 
     def _append(self, entries: Sequence[tuple[bytes, int, int, int]], by_force: bool) -> int:
@@ -136,7 +134,7 @@ class InterpretedExecutor:
         return len(fitting)
 
     def put_records(self, records: NDArray[np.void], instance: int) -> int:
-        packed, size, now = records[: self._capacity].tobytes(), self._size, clock()
+        packed, size, now = records[: self._capacity].tobytes(), records.itemsize, clock()
         return self._append([(packed[i : i + size], instance, 0, now) for i in range(0, len(packed), size)], False)
 
     def ask(self, message: Any, instance: int, ticket: int) -> Any:
@@ -148,7 +146,7 @@ class InterpretedExecutor:
 
     @property
     def depth(self) -> int:
-        return len(self._ring) + (self._held is not None)
+        return len(self._ring) + self._places
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
@@ -161,14 +159,13 @@ class InterpretedExecutor:
             return NOTHING
         reply = self._replies.popleft()
         self._go_on()
-        assert self._reply_layout is not None
-        return self._reply_layout.unpack_from(reply, 0)
+        return self._unpacked(reply)
 
     def take_records(self, max_n: int) -> NDArray[np.void]:
-        assert self._reply_layout is not None
+        assert self._reply is not None
         taken = [self._replies.popleft() for _ in range(min(max_n, len(self._replies)))]
         self._go_on()
-        return np.frombuffer(bytearray().join(taken), self._reply_layout.dtype)
+        return np.frombuffer(bytearray().join(taken), self._reply.layout.dtype)
 
     @property
     def unread(self) -> int:
@@ -226,21 +223,20 @@ class InterpretedExecutor:
     def retrieve(self) -> Sequence[tuple[Any, int]]:
         with self._lock:
             left, self._ring = self._ring, deque()
-        return [(self._message_layout.unpack_from(packed, 0), ticket) for packed, _, ticket, _ in left]
+        return [(self._message.layout.unpack_from(packed, 0), ticket) for packed, _, ticket, _ in left]
 
     def close(self) -> None:
         with self._lock:
             self._closed, self._runs = True, False
             self._ring.clear()
         self._replies.clear()
-        self._held = None
         self._engine.executors.discard(self)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> None:
         """Let the loop look at the messages soon. The lock is held."""
-        if self._runs and self._ring and not self._scheduled and self._held is None and self.failure is None:
+        if self._runs and self._ring and not self._scheduled and self.failure is None:
             self._scheduled = True
             engine = self._engine
             call = engine.loop.call_soon if get_ident() == engine.thread else engine.loop.call_soon_threadsafe
@@ -248,77 +244,92 @@ class InterpretedExecutor:
 
     def _handle(self) -> None:
         """Handle messages until the slice is over."""
-        end = clock() + SLICE_NS
+        end, goes_on = clock() + SLICE_NS, True
         try:
             with np.errstate(all="ignore"):  # 1 / 0 is inf, as in compiled steps
-                while self._runs and self._ring and self._held is None and self.failure is None:
-                    self._step()
-                    if clock() >= end:
-                        break
+                while goes_on and self._runs and self._ring and self.failure is None and clock() < end:
+                    goes_on = self._handled()
         finally:
             with self._lock:
                 self._scheduled = False
-                self._schedule()
+                if goes_on:
+                    self._schedule()
             self._tell()
 
-    def _step(self) -> None:
-        """Handle the first message; while the step runs it is in the ring still."""
+    def _handled(self) -> bool:
+        """Handle the first message, which stays in the ring meanwhile. False: there is no room for its reply."""
         packed, instance, ticket, put = self._ring[0]
-        message, reply, row = self._message, self._reply, self._row
-        message.memory[:] = packed
+        target, is_unasked = self._target, self._reply is not None and not ticket
+        if is_unasked and target is None and len(self._replies) >= self._capacity:
+            return False
+        if is_unasked and target is not None and not target._reserved(self):
+            return False
+        self._message.memory[:] = packed
+        begun, packed_reply = clock(), None
+        try:
+            packed_reply = self._step(instance)
+        finally:
+            if is_unasked and target is not None:
+                target._fill(packed_reply)
+        if self.failure is not None:
+            return False
+        spent, row = clock() - begun, self._row
+        row[_BUSY_NS] += spent
+        row[_WAITED + min((begun - put).bit_length(), BUCKETS - 1)] += 1
+        row[_HANDLED + min(spent.bit_length(), BUCKETS - 1)] += 1
+        row[_PROCESSED] += 1
+        row[_REPLIED] += packed_reply is not None
+        if ticket:
+            self._answers.append((ticket, None if packed_reply is None else self._unpacked(packed_reply)))
+        elif packed_reply is not None and target is None:
+            self._replies.append(packed_reply)
+        self._ring.popleft()
+        return True
+
+    def _step(self, instance: int) -> bytes | None:
+        """Run the step on the message; the reply that it sends."""
+        definition, message, reply = self._definition, self._message.view, self._reply
         if reply is not None:
             reply.memory[:] = reply.blank
         if instance < 0:
-            key = self._definition.key
-            instance = 0 if key is None else int(getattr(message.view, key)) % self._definition.instances
-        begun = clock()
+            key = definition.key
+            instance = 0 if key is None else int(getattr(message, key)) % definition.instances
         try:
-            sends = self._definition.body(
-                self._views[instance], message.view, reply.view if reply is not None else None, *self._buffers
+            sends = definition.body(
+                self._views[instance], message, None if reply is None else reply.view, *self._buffers
             )
         except BaseException as error:
             self.failure = error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
             if isinstance(error, KeyboardInterrupt):
                 raise
-            return
-        spent = clock() - begun
-        row[_BUSY_NS] += spent
-        row[_WAITED + min((begun - put).bit_length(), BUCKETS - 1)] += 1
-        row[_HANDLED + min(spent.bit_length(), BUCKETS - 1)] += 1
-        row[_PROCESSED] += 1
-        if sends and reply is not None:
-            row[_REPLIED] += 1
-            if ticket:
-                assert self._reply_layout is not None
-                self._answers.append((ticket, self._reply_layout.unpack_from(reply.memory, 0)))
-            else:
-                self._held = bytes(reply.memory)
-                self._has_handed_over()
-        elif ticket:
-            self._answers.append((ticket, None))
-        self._ring.popleft()
+            return None
+        return bytes(reply.memory) if sends and reply is not None else None
 
-    def _has_handed_over(self) -> bool:
-        """Put the reply that is held, if one is, where replies go; False: there is none, or no room for it."""
-        if self._held is None:
-            return False
-        if self._target is not None:
-            if self._target._append(((self._held, BY_KEY, 0, clock()),), True) != 1:
-                self._target._sources.add(self)
-                return False
-        elif len(self._replies) < self._capacity:
-            self._replies.append(self._held)
-        else:
-            return False
-        self._held = None
-        return True
+    def _unpacked(self, reply: bytes) -> Any:
+        assert self._reply is not None
+        return self._reply.layout.unpack_from(reply, 0)
+
+    def _reserved(self, source: InterpretedExecutor) -> bool:
+        """Keep a place in the ring for a reply of another kernel; else that is told when there is room."""
+        with self._lock:
+            if self.depth < self._capacity:
+                self._places += 1
+                return True
+        self._sources.add(source)
+        return False
+
+    def _fill(self, packed: bytes | None) -> None:
+        """Put that reply into the place, if there is one."""
+        with self._lock:
+            self._places -= 1
+            if packed is not None and not self._closed:
+                self._ring.append((packed, BY_KEY, 0, clock()))
+                self._schedule()
 
     def _go_on(self) -> None:
-        """There may be room for the reply that is held."""
-        if self._has_handed_over():
-            with self._lock:
-                self._schedule()
-            self._engine.loop.call_soon(self._tell)
+        """There may be room for a reply."""
+        with self._lock:
+            self._schedule()
 
     def _tell(self) -> None:
         """Notify of what was armed for and has come; let those go on that waited for room here."""
@@ -329,20 +340,6 @@ class InterpretedExecutor:
         if come := self._present() & self._armed:
             self._armed &= ~come
             self._notify(come)
-
-
-def rehearse(
-    definition: StepDefinition, message: NDArray[np.void], state: NDArray[np.void] | None
-) -> BaseException | None:
-    """What a step raises in Python for a message, shape (1,), and a state, shape (1,), that it may change; or None."""
-    views = [_viewed(_view(record.dtype), record[0]) if record is not None else None for record in (state, message)]
-    reply = _Record(layout(definition.reply_type).dtype).view if definition.reply_type is not None else None
-    try:
-        with np.errstate(all="ignore"):
-            definition.body(*views, reply, *(buffer.host.copy() for buffer in definition.buffers.values()))
-    except Exception as error:  # noqa: BLE001 - a step may raise what it likes
-        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-    return None
 
 
 class InterpretedEngine:

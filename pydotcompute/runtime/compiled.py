@@ -141,13 +141,17 @@ class Intake(Mailbox):
         if self._kernel._out.blocked:
             self._kernel._say_unread()
 
-    def put_many(self, messages: Sequence[Any], start: int, mark: int | None = None) -> int:
-        instance, put, done = self.addressed(mark), self._executor.put, start
-        while done < len(messages) and put(messages[done], instance):
-            done += 1
-        return done - start
+    def packed(self, messages: Sequence[Any]) -> NDArray[np.void]:
+        """The messages as records; raises `MessageTypeError` if one of them holds what its layout cannot."""
+        pack, size = self._layout.pack_into, self._layout.dtype.itemsize
+        records = np.zeros(len(messages), self._layout.dtype)
+        buffer = records.view(np.uint8).data
+        for i, message in enumerate(messages):
+            pack(buffer, i * size, message)
+        return records
 
     def put_records(self, records: NDArray[np.void], instance: int | None) -> int:
+        """How many of them the ring has taken."""
         return max(self._executor.put_records(records, self.addressed(instance)), 0)
 
     def _insert(self, entry: Entry, priority: int) -> None:

@@ -126,7 +126,7 @@ class Executor(Protocol):
 
     @property
     def unread(self) -> int:
-        """Replies that wait for `take`; at most `queue_size`. When there is no room for one the loop waits."""
+        """Replies that wait for `take`; at most `queue_size`. Without room for another the loop takes only asks."""
 
     def arm(self, events: Event) -> Event:
         """Ask for one call of `notify` when one of these events comes. Those that have come already are returned.
@@ -150,10 +150,7 @@ class Executor(Protocol):
 
     @property
     def resting(self) -> bool:
-        """Whether it has no message in hand and takes none: it is paused, or has failed.
-
-        A reply that there was no room for is no message in hand: `take` gives it out after the others.
-        """
+        """Whether it has no message in hand and takes none: it is paused, or has failed."""
 
     def swap(self, program: Program) -> None:
         """Another step on the same rings and state; only while `resting`. The layouts are the same."""

@@ -148,6 +148,7 @@ class Mailbox:
                     f"the mailbox of {self._owner.id!r} is full ({self.capacity}): try again later, or define the "
                     f"kernel with a larger queue_size or backpressure='block'"
                 )
+            self.peak = max(self.peak, len(self))
             queued = [DEFAULT_PRIORITY] * bool(self.plain) + [p for p in self._levels or () if self._bits >> p & 1]
             lowest = min(queued, default=256)  # none: all of them are in the ring of a compiled kernel
             self.dropped += 1
@@ -167,11 +168,8 @@ class Mailbox:
             if wait.state == FAILED and self._blocked and self._blocked.pop(wait, None):
                 self._tune()
 
-    def put_many(self, messages: Sequence[Any], start: int, mark: int | None = None) -> int:
-        """How many of these were taken, all of default priority, from `start` on and without waiting.
-
-        `mark` is for the mailboxes of compiled kernels.
-        """
+    def put_many(self, messages: Sequence[Any], start: int) -> int:
+        """How many of these were taken, all of default priority, from `start` on and without waiting."""
         n = min(self.room - len(self.plain), len(messages) - start)
         if n <= 0:
             return 0
@@ -201,8 +199,6 @@ class Mailbox:
     # -- out -----------------------------------------------------------------------------------------------------------
 
     def _take(self, priority: int) -> Entry:
-        # The fast ways in count messages of default priority alone; beside others the queue is deepest before one goes.
-        self.peak = max(self.peak, len(self))
         if priority == DEFAULT_PRIORITY:
             return self.plain.popleft()
         assert self._levels is not None
@@ -223,6 +219,8 @@ class Mailbox:
         top = self._top()
         if self.paused or top < 0:
             return None
+        # The fast ways in count messages of default priority alone; beside others the queue is deepest before one goes.
+        self.peak = max(self.peak, len(self))
         entry = self._take(top)
         self._let_in()
         return entry

@@ -669,11 +669,27 @@ class RingKernelRuntime:
             for message in messages:
                 if (priority := getattr(message, "priority", None)) is not None:
                     checked_priority(priority, message)
+        if isinstance(kernel, CompiledKernel):
+            records = kernel._box.packed(messages)
+            if usual:
+                return await self._send_records(kernel, records, messages.__getitem__, instance)
         done = 0
         while done < len(messages):
-            took = kernel._box.put_many(messages, done, instance) if usual else 0
+            took = kernel._box.put_many(messages, done) if usual else 0
             if not took:
-                await self.send(kernel_id, messages[done], instance=instance)
+                await self.send(kernel_id, messages[done], instance)
+                took = 1
+            done += took
+
+    async def _send_records(
+        self, kernel: CompiledKernel, records: NDArray[np.void], message: Callable[[int], Any], instance: int | None
+    ) -> None:
+        """Send records, or the message of one where it has to wait."""
+        done = 0
+        while done < len(records):
+            took = kernel._box.put_records(records[done:], instance)
+            if not took:
+                await self.send(kernel.id, message(done), instance)
                 took = 1
             done += took
 
@@ -698,13 +714,7 @@ class RingKernelRuntime:
         records = checked_records(cls, records)
         if not isinstance(kernel, CompiledKernel):
             return await self.send_many(kernel_id, from_records(cls, records))
-        done = 0
-        while done < len(records):
-            took = kernel._box.put_records(records[done:], instance)
-            if not took:
-                await self.send(kernel_id, from_record(cls, records[done]), instance=instance)
-                took = 1
-            done += took
+        await self._send_records(kernel, records, lambda i: from_record(cls, records[i]), instance)
 
     async def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
         """Send a message and wait for the reply to it: None if the step of a compiled ring kernel sends none.
