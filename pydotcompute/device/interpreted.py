@@ -342,6 +342,20 @@ class InterpretedExecutor:
             self._notify(come)
 
 
+def rehearse(
+    definition: StepDefinition, message: NDArray[np.void], state: NDArray[np.void] | None
+) -> BaseException | None:
+    """What a step raises in Python for a message, shape (1,), and a state, shape (1,), that it may change; or None."""
+    views = [_viewed(_view(record.dtype), record[0]) if record is not None else None for record in (state, message)]
+    reply = _Record(layout(definition.reply_type).dtype).view if definition.reply_type is not None else None
+    try:
+        with np.errstate(all="ignore"):
+            definition.body(*views, reply, *(buffer.host.copy() for buffer in definition.buffers.values()))
+    except Exception as error:  # noqa: BLE001 - a step may raise what it likes
+        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
+    return None
+
+
 class InterpretedEngine:
     """The interpreted kernels of one runtime."""
 
