@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import get_ident
@@ -101,28 +102,20 @@ _INTRINSICS = ("acquire", "load", "store", "blank_record", "copied_record", "poi
 
 def cores() -> int:
     """How many cores this process may use: by its affinity, and by the quota of its control group."""
-    count = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    for quota in _quotas():
-        count = min(count, quota)
-    return max(1, math.ceil(count))
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(count, _quota())))
 
 
-def _quotas() -> list[float]:
-    """Cores that the control groups of Linux allow, version 2 and 1."""
-    found = []
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            found.append(int(quota) / int(period))
-    except (OSError, ValueError):
-        pass
-    try:
-        quota, period = (Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        if int(quota) > 0:
-            found.append(int(quota) / int(period))
-    except (OSError, ValueError):
-        pass
-    return found
+@cache
+def _quota() -> float:
+    """Cores that the control group of this process allows; Linux keeps it in files, of version 2 or 1."""
+    group = Path("/sys/fs/cgroup")
+    for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        with suppress(OSError, ValueError):  # not there; or "max", which is no number
+            quota, period = map(int, " ".join((group / file).read_text() for file in files).split())
+            if quota > 0:
+                return quota / period
+    return math.inf
 
 
 class _Native:
@@ -641,7 +634,9 @@ class CpuBackend:
         check_step(definition)
 
     def build(self, definition: StepDefinition) -> CpuProgram:
-        _native()  # the first time it takes some seconds, which are not to be those of the event loop
+        # The first time this takes some seconds, and reads files: not on the event loop, where the engine is made.
+        _native()
+        _quota()
         return CpuProgram(definition)
 
     def engine(self, loop: asyncio.AbstractEventLoop) -> CpuEngine:
