@@ -77,25 +77,6 @@ class _Record:
         self.blank = bytes(known.dtype.itemsize)
 
 
-def rehearse(
-    definition: StepDefinition, message: NDArray[np.void], state: NDArray[np.void] | None
-) -> BaseException | None:
-    """What a step raises in Python, with its traceback from the step on.
-
-    `message` and `state` have shape (1,). Neither they nor the buffers of the step are changed.
-    """
-    reply = _Record(layout(definition.reply_type)).view if definition.reply_type is not None else None
-    views = [
-        None if records is None else _viewed(_view(records.dtype), records.copy()[0]) for records in (state, message)
-    ]
-    try:
-        with np.errstate(all="ignore"):
-            definition.body(*views, reply, *(buffer.host.copy() for buffer in definition.buffers.values()))
-    except Exception as error:  # noqa: BLE001 - whatever the step raises
-        return error.with_traceback(error.__traceback__ and error.__traceback__.tb_next)
-    return None
-
-
 class InterpretedExecutor:
     """One ring kernel whose messages are handled by callbacks of the event loop, for about a millisecond each."""
 

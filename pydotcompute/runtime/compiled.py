@@ -283,7 +283,17 @@ class Outbox(Mailbox):
 class CompiledKernel(RingKernel):
     """A compiled ring kernel of a runtime, and the handle to it; ``runtime["stats"][3]`` is that to an instance."""
 
-    __slots__ = ("_asks", "_collecting", "_executor", "_final", "_holds", "_passes", "_swapping", "_tickets")
+    __slots__ = (
+        "_asks",
+        "_collecting",
+        "_executor",
+        "_failing",
+        "_final",
+        "_holds",
+        "_passes",
+        "_swapping",
+        "_tickets",
+    )
 
     definition: StepDefinition
     _box: Intake
@@ -298,6 +308,7 @@ class CompiledKernel(RingKernel):
         self._passes = 0  # of the loop, without an answer
         self._holds = 1  # reasons for not running; the first is that nobody has activated it
         self._swapping: asyncio.Task[None] | None = None
+        self._failing: asyncio.Task[None] | None = None
         self._final: NDArray[np.void] | None = None  # the states, once it has ended
         self._executor: Executor = engine.executor(definition.build(), self._row, self._notified)
         self._box = Intake(self, definition)
@@ -406,7 +417,7 @@ class CompiledKernel(RingKernel):
         if self.state.over:
             return
         if events & Event.FAILURE:
-            self._fail()
+            self._failing = self._scheduler.loop.create_task(self._fail())
             return
         if events & Event.ANSWER:
             self._collect()
@@ -493,14 +504,15 @@ class CompiledKernel(RingKernel):
         await asyncio.shield(asyncio.ensure_future(self._wind_up(drain, timeout)))
 
     async def _wind_up(self, drain: bool, timeout: float) -> None:
-        if drain:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    while not self._idle:
-                        await self._change()
+        end = self._scheduler.loop.time() + timeout
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(end):
+                await self._cut_off()
+                while drain and not self._idle:
+                    await self._change()
         self._hold(1)
         with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE if drain else timeout + GRACE):
+            async with asyncio.timeout_at(end + GRACE):
                 await self._until_rest()
         if self.state.over:  # it has failed, or another call was at it
             return
@@ -516,12 +528,20 @@ class CompiledKernel(RingKernel):
         self._move("return")
         self._wrap_up(reason, reason)
 
-    def _fail(self) -> None:
+    async def _cut_off(self) -> None:
+        """Let no other kernel put its replies into the ring any more."""
+        links = [asyncio.ensure_future(link.end()) for link in self._links_here()]
+        await asyncio.gather(*map(asyncio.shield, links))
+
+    async def _fail(self) -> None:
+        self._hold(1)
+        await self._cut_off()
         failure = self._executor.failure
         assert failure is not None
+        if self.state.over:  # it was terminated meanwhile
+            return
         self.exception, self._successor = failure, None
         self._errors += 1
-        self._hold(1)
         self._move("raise")
         self._wrap_up("the kernel failed while it had it in hand", "the kernel is FAILED: it was not handled")
         context = self.definition.context or contextvars.copy_context()
@@ -533,7 +553,7 @@ class CompiledKernel(RingKernel):
         self._box.close(self._unusable)
         self._deliver()
         if self._link is not None and self._link.task is None:
-            self._link.end()
+            self._link.let_go()
         if executor.resting:
             for i, (message, ticket) in enumerate(executor.retrieve()):
                 self._unfinished += 1

@@ -138,7 +138,7 @@ class Executor(Protocol):
         """Let replies that belong to no ask go straight into the ring of `target`. False: this backend cannot."""
 
     def disconnect(self) -> None:
-        """Let replies be taken with `take` again; those in the other's ring already are its messages."""
+        """Let replies be taken with `take` again; only while `resting`. Those on their way are the target's."""
 
     # -- life ----------------------------------------------------------------------------------------------------------
 

@@ -568,9 +568,14 @@ class RingKernel:
         del self.history[:-100]
         self._marker = None
         if self.state is KernelState.TERMINATING or self.state.over:
-            for link in [link for link in self.runtime._links if link.target is self]:
-                link.end()
+            for link in self._links_here():
+                if link.task is not None:
+                    link.let_go()
         self._tell_watchers()
+
+    def _links_here(self) -> list[Link]:
+        """Those that bring it the replies of other kernels."""
+        return [link for link in self.runtime._links if link.target is self]
 
     def _tell_watchers(self) -> None:
         watchers, self._watchers = self._watchers, None

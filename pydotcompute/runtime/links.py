@@ -46,17 +46,26 @@ class Link:
         """Whether replies of the source still have to go to the target."""
         return self.task is not None and (self.carries or len(self.source._out) > 0)
 
-    def end(self) -> None:
+    async def end(self) -> None:
         """From now on replies are unread ones of the source; but one in hand still goes to the target if that lives."""
-        if self.source._link is not self:
-            return
-        self.source._link = None
-        self.source.runtime._links.discard(self)
         if self.task is not None:
-            if not self.carries and self.task is not asyncio.current_task():
-                self.task.cancel()
+            self.let_go()
         elif isinstance(self.source, CompiledKernel):
-            self.source._executor.disconnect()
+            async with self.source._at_rest():
+                self.let_go()
+
+    def let_go(self) -> None:
+        """`end` where nothing has to be waited for."""
+        source = self.source
+        if source._link is not self:
+            return
+        source._link = None
+        source.runtime._links.discard(self)
+        if self.task is None and isinstance(source, CompiledKernel):
+            if source._executor.resting:
+                source._executor.disconnect()
+        elif self.task is not None and not self.carries and self.task is not asyncio.current_task():
+            self.task.cancel()
 
     async def _carry(self) -> None:
         source, target = self.source, self.target
@@ -77,7 +86,7 @@ class Link:
             finally:
                 self.carries = False
                 source._tell_watchers()
-        self.end()
+        self.let_go()
 
 
 def links_ahead(kernel: RingKernel) -> int:

@@ -973,7 +973,7 @@ class RingKernelRuntime:
             raise KernelStateError(
                 f"replies of {kernel_id!r} go to no other kernel: connect({kernel_id!r}, ...) does that"
             )
-        link.end()
+        await link.end()
 
     async def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """A copy of a kernel's state, of a compiled one between two messages; None if it has no state.
