@@ -53,7 +53,7 @@ def take(indices, slots, records):
 @njit(nogil=True)
 def rest(looks):
     """Spinning is quickest while there is a core for each thread; without one the other thread needs this one's."""
-    if looks % 4096 == 0:
+    if looks % 64 == 0:
         give_way()
     else:
         relax()
