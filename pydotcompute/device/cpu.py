@@ -70,7 +70,7 @@ def serve(kernel):
         reply = {reply}
 {call}
         first += 1
-    store(kernel, FIRST, first)
+        store(kernel, FIRST, first)
     store(kernel, REPLY_TAIL, tail)
     return 0
 """
@@ -550,8 +550,10 @@ class CpuExecutor:
         return self._states.copy() if self._states is not None else np.empty(0, [])
 
     def retrieve(self) -> Sequence[tuple[Any, int]]:
-        inbox = self._inbox.words
+        words, inbox = self._words, self._inbox.words
         head, tail, mask = int(inbox[ring.HEAD]), int(inbox[ring.TAIL]), int(inbox[ring.MASK])
+        if words[ring.MESSAGES] == inbox[ring.BUFFER]:  # a batch that is not over: what was handled of it is known here
+            head = max(head, int(words[ring.FIRST]))
         found = []
         view = _bytes(self._inbox.memory[0])
         unpack, size = self.program.message.unpack_from, self.program.message.dtype.itemsize
@@ -559,7 +561,9 @@ class CpuExecutor:
             at = (run & mask) * ring.RUN_WORDS
             end, ticket = (int(self._inbox.memory[1][at + word]) for word in (ring.END, ring.TICKET))
             found += [(unpack(view, (position & mask) * size), ticket) for position in range(head, end)]
-            head = end
+            head = max(head, end)
+        if not self.resting:  # a step that does not come back; it would find nothing more than the message in its hands
+            return found
         inbox[ring.RUN_HEAD], inbox[ring.HEAD] = inbox[ring.RUN_TAIL], tail
         for source in self._sources[self._sources != 0].tolist():
             while self._native.take(source, self._scratch.message_address, 1):
