@@ -42,7 +42,7 @@ log = logging.getLogger("pydotcompute")
 
 SPIN_NS = 100_000
 """How long a worker without work looks for some until it sleeps: longer than an event loop takes to come back with the
-next message, since waking a processor that sleeps takes as long."""
+next message, since waking a processor that sleeps takes as long. Up to eight times that where it proves too short."""
 LEASE = 30.0
 """Seconds that workers go on while the event loop of the runtime does not move. When it does, they go on again."""
 QUANTUM = 0.001

@@ -635,6 +635,7 @@ def work(pool: int, me: int) -> int:
     passes = load(pool, PASSES) + 8 * WORKER_WORDS * me
     left = passes + 8 * LINE
     settled = now_ns()
+    spin = load(pool, SPIN)
     code = -1
     while code < 0:
         if load(left, 0) == 0:
@@ -675,7 +676,7 @@ def work(pool: int, me: int) -> int:
         looks += 1
         if looks == 1:
             idle_since = now_ns()
-            if not spinning and load(pool, SPIN):
+            if not spinning and spin:
                 if fetch_add(pool, SPINNERS, 1) == 0:
                     spinning = True
                 else:
@@ -685,7 +686,7 @@ def work(pool: int, me: int) -> int:
                 relax()
                 continue
             give_way()
-            if now_ns() - idle_since < load(pool, SPIN):
+            if now_ns() - idle_since < spin:
                 continue
         # Nothing to do: sleep.
         looks = 0
@@ -702,8 +703,11 @@ def work(pool: int, me: int) -> int:
         if (any_ready(pool) or load(pool, STOP)) and fetch_and(pool, SLEEPING, ~bit) & bit:
             continue
         store(passes, 1, 1)
+        slept = now_ns()
         read(load(load(pool, READ_FDS), me), load(pool, ONE) + 16 + 8 * me, 8)
         store(passes, 1, 0)
+        # Woken after so short a time, it has gone to sleep too early, and waking takes longer than looking around.
+        spin = min(2 * spin, 8 * load(pool, SPIN)) if now_ns() - slept < 2 * load(pool, SPIN) else load(pool, SPIN)
     if kernel:
         leave(pool, left, kernel)
     settle(pool, left)
