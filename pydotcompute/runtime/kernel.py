@@ -348,6 +348,7 @@ class RingKernel:
         "_abandoned",
         "_aside",
         "_aside_limit",
+        "_ask_now",
         "_box",
         "_ctx",
         "_dead_letters",
@@ -359,6 +360,7 @@ class RingKernel:
         "_out",
         "_output_types",
         "_place",
+        "_put_now",
         "_replied",
         "_row",
         "_scheduler",
@@ -399,6 +401,9 @@ class RingKernel:
             None  # asks whose message went out of hand unanswered, by message id
         )
         self._aside_limit = 1024
+        # Compiled kernels have shorter ways for `send` and `ask`.
+        self._put_now: Callable[[Any, int | None], bool] | None = None
+        self._ask_now: Callable[[Any, int | None], Any] | None = None
         self._task: asyncio.Task[Any] | None = None
         self._successor: RingKernelDefinition | None = None
         self._abandoned = False

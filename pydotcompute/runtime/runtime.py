@@ -613,6 +613,8 @@ class RingKernelRuntime:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
             kernel._admit_input(message)
+        if (put_now := kernel._put_now) is not None and put_now(message, instance):
+            return
         box = kernel._box
         plain = box.plain
         n = len(plain)
@@ -628,7 +630,8 @@ class RingKernelRuntime:
             if box.getter is not None:
                 box.wake()
         else:
-            if box.would_block and kernel._task is asyncio.current_task():
+            task = kernel._task
+            if task is not None and task is asyncio.current_task() and box.would_block:
                 raise QueueFullError(f"{kernel.id!r} would wait for ever for room in its own mailbox ({box.capacity})")
             if (blocked := box.put(message, None, instance)) is not None:
                 await box.accepted(blocked)
@@ -742,6 +745,12 @@ class RingKernelRuntime:
             kernel._admit_input(message)
         if timeout is not None:
             checked_timeout(timeout)
+        if (ask_now := kernel._ask_now) is not None:
+            answer = ask_now(message, instance)
+            if isinstance(answer, Wait):
+                return await self._pending(kernel_id, answer, timeout)
+            if answer is not REFUSED:
+                return answer
         left = timeout
         box = kernel._box
         plain = box.plain
@@ -754,8 +763,8 @@ class RingKernelRuntime:
         except AttributeError:
             fits = False
         try:
-            getter = box.getter
-            if getter is None and kernel._task is asyncio.current_task():
+            getter, task = box.getter, kernel._task
+            if getter is None and task is not None and task is asyncio.current_task():
                 raise KernelStateError(
                     f"{kernel.id!r} asks itself and would wait for ever: use ctx.tell, or call a function of your own"
                 )
@@ -778,8 +787,6 @@ class RingKernelRuntime:
                     await box.accepted(blocked, timeout)
                     if timeout is not None:
                         left = max(timeout - (clock() - begun) / 1e9, 0)
-                elif wait.state == SET:
-                    return wait.value
             return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
