@@ -26,7 +26,7 @@ from tests.runtime.conftest import (  # noqa: F401 - fixtures
 pytest.register_assert_rewrite("tests.device.conformance")
 
 HERE = Path(__file__).parent
-PATIENCE = 25.0
+PATIENCE = 20.0
 """Seconds that a test may take."""
 
 
