@@ -1,0 +1,247 @@
+"""The two queues of a compiled ring kernel: what is in front of the ring of its executor, and what is behind it.
+
+Messages of default priority go straight into the ring, from any thread, while the **gate** is open: the kernel is
+active, and nobody waits in its mailbox. All others wait in the mailbox, by priority, from where the **pump** takes them
+into the ring.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..exceptions import InstanceError, MessageTypeError
+from ..messages import DEFAULT_PRIORITY, layout
+from .executor import BY_KEY, NOTHING, Event
+from .kernel import PATIENCE
+from .mailbox import NO_ENTRIES, Entry, Mailbox
+from .scheduler import Wait
+
+if TYPE_CHECKING:
+    from .compiled import CompiledKernel
+    from .step import StepDefinition
+
+BATCH = 256
+"""Messages that the pump keeps in the ring at most while others with priorities wait."""
+PUMP_AGAIN = 0.001
+"""Seconds until it looks again where no event says that there is room."""
+
+
+class Intake(Mailbox):
+    """The mailbox in front of the ring. Its bound counts what is in the ring too.
+
+    The executor runs while it is neither `paused` nor `halted`: not started yet, or held between two messages.
+    """
+
+    __slots__ = (
+        "_batch",
+        "_executor",
+        "_is_open",
+        "_kernel",
+        "_layout",
+        "_pumping",
+        "_runs",
+        "_scratch",
+        "_unnamed",
+        "_watching",
+    )
+
+    _kernel: CompiledKernel
+
+    def __init__(self, kernel: CompiledKernel, definition: StepDefinition) -> None:
+        super().__init__(kernel, kernel._scheduler, definition.queue_size)
+        self._kernel, self._executor = kernel, kernel._executor
+        self._is_open = self._runs = False
+        self._pumping = False  # the pump will come, by the loop or by an event that is armed
+        self._watching = False  # a timer will look whether replies are unread
+        self.halted = True
+        self.adopt(definition)
+
+    def adopt(self, definition: StepDefinition) -> None:
+        self.strategy = definition.backpressure
+        self._layout = layout(definition.message_type)
+        self._scratch = bytearray(self._layout.dtype.itemsize)
+        several = definition.instances > 1 and definition.key is None
+        self._unnamed: int | None = None if several else BY_KEY
+        # Only what is in the mailbox can be dropped for a newer message.
+        fraction = 4 if self.strategy == "drop_oldest" else 1
+        self._batch = max(1, min(BATCH, self.capacity // fraction))
+        self._tune()
+
+    def __len__(self) -> int:
+        return len(self.plain) + self._extra + self._executor.depth
+
+    def addressed(self, instance: int | None) -> int:
+        """What the executor calls an instance, or a message that names none."""
+        if instance is None:
+            instance = self._unnamed
+        if instance is None:
+            several, name = self._kernel.definition.instances, self._kernel.id
+            raise InstanceError(
+                f"{name!r} has {several} instances and the message is for one: send it to runtime[{name!r}][0], or "
+                f"define the ring kernel with key= and the field of the message that says which"
+            )
+        return instance
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    def put(self, msg: Any, sink: Wait | None = None, mark: int | None = None) -> Wait | None:
+        instance = self.addressed(mark)
+        self._layout.pack_into(self._scratch, 0, msg)  # what cannot be packed shall raise here, and not in the pump
+        blocked = super().put(msg, sink, instance)
+        if blocked is not None and not self._watching:
+            self._watching = True
+            self._scheduler.loop.call_later(PATIENCE, self._watch)
+        return blocked
+
+    def _watch(self) -> None:
+        self._watching = False
+        if self._kernel._out.blocked:
+            self._kernel._say_unread()
+
+    def packed(self, messages: Sequence[Any]) -> NDArray[np.void]:
+        """The messages as records; raises `MessageTypeError` if one of them holds what its layout cannot."""
+        pack, size = self._layout.pack_into, self._layout.dtype.itemsize
+        records = np.zeros(len(messages), self._layout.dtype)
+        buffer = records.view(np.uint8).data
+        for i, message in enumerate(messages):
+            pack(buffer, i * size, message)
+        return records
+
+    def put_records(self, records: NDArray[np.void], instance: int | None) -> int:
+        """How many of them the ring has taken."""
+        return max(self._executor.put_records(records, self.addressed(instance)), 0)
+
+    def _insert(self, entry: Entry, priority: int) -> None:
+        super()._insert(entry, priority)
+        self._tune()
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def pump(self) -> None:
+        """Put what waits in the mailbox into the ring, by priority, and let blocked senders in."""
+        self._pumping = True
+        self._let_in()
+        left = BATCH
+        while left and self._runs and (top := self._top()) >= 0 and self._feed(top):
+            self._let_in()
+            left -= 1
+        self._tune()
+        self._pumping = self._runs and self._is_waited_in
+        if self._pumping:
+            loop = self._scheduler.loop
+            if not left:
+                loop.call_soon(self.pump)
+            elif self._is_exact or self._executor.arm(Event.ROOM):
+                # Less is in the ring than it can hold, and yet no more may go there.
+                self._kernel._arm(Event.IDLE)
+                loop.call_later(PUMP_AGAIN, self.pump)
+        if self._kernel._watchers:
+            self._kernel._watch_idle()
+
+    def _feed(self, priority: int) -> bool:
+        """Put the next message of this priority into the ring. False: there is no room."""
+        if self._is_exact and self._executor.depth >= self._batch:
+            return False
+        message, instance, sink = (self.plain if priority == DEFAULT_PRIORITY else self._levels[priority])[0]  # type: ignore[index]
+        ticket = 0
+        if sink is not None:
+            ticket = next(self._kernel._tickets)
+            self._kernel._asks[ticket] = sink
+        try:
+            if not self._executor.feed(message, instance, ticket):
+                self._kernel._asks.pop(ticket, None)
+                return False
+        except MessageTypeError as error:  # it was changed after it was sent
+            self._kernel._asks.pop(ticket, None)
+            self.unhandled += 1
+            self._kernel.bury(self._take(priority), str(error))
+            return True
+        self._take(priority)
+        if ticket:
+            self._kernel._look_for_answers()
+        return True
+
+    @property
+    def _is_exact(self) -> bool:
+        """Whether the ring holds one batch at most."""
+        return self._extra > 0 or self.strategy == "drop_oldest"
+
+    # -- control -------------------------------------------------------------------------------------------------------
+
+    @property
+    def _is_waited_in(self) -> bool:
+        return bool(self.plain or self._extra or self._blocked)
+
+    def _tune(self) -> None:
+        # No message is put into or taken from a compiled kernel's mailbox in the fast ways of others.
+        self.room, self.ready = 0, NO_ENTRIES
+        runs, waited_in = not (self.paused or self.halted), self._is_waited_in
+        is_open = runs and not (waited_in or self.closed) and self.strategy != "drop_oldest"
+        if is_open is not self._is_open:
+            self._is_open = is_open
+            self._executor.open_gate(is_open)
+        if runs is not self._runs:
+            self._runs = runs
+            if runs:
+                self._executor.run()
+            else:
+                self._executor.pause()
+        if waited_in and runs and not self._pumping:
+            self._pumping = True
+            self._scheduler.loop.call_soon(self.pump)
+
+
+class Outbox(Mailbox):
+    """Replies that belong to no ask: those that were taken out of the executor, and then those that are in it still."""
+
+    __slots__ = ("_executor", "_kernel", "_takes_all")
+
+    def __init__(self, kernel: CompiledKernel, definition: StepDefinition) -> None:
+        super().__init__(kernel, kernel._scheduler, definition.queue_size)
+        self._kernel, self._executor = kernel, kernel._executor
+        self._takes_all = False  # the runtime closes: nobody reads replies any more
+
+    def __len__(self) -> int:
+        return len(self.plain) + self._executor.unread
+
+    @property
+    def blocked(self) -> int:
+        return int(self._executor.unread >= self.capacity and self._executor.depth > 0)
+
+    def pull(self) -> Entry | None:
+        entry = super().pull()
+        if entry is None and (reply := self._executor.take()) is not NOTHING:
+            return (reply, 0, None)
+        return entry
+
+    def pull_records(self, max_n: int) -> NDArray[np.void] | None:
+        """Up to that many, if they are in the executor."""
+        return self._executor.take_records(max_n) if self._executor.unread and not self.plain else None
+
+    def join(self, wait: Wait) -> None:
+        super().join(wait)
+        self._kernel._arm(Event.REPLY)
+
+    def resize(self, capacity: int, strategy: str) -> None:
+        self.capacity, self._takes_all = capacity, True
+        self._kernel._arm(Event.REPLY)
+
+    def come(self) -> None:
+        """There are replies."""
+        if self._takes_all:
+            self.take_all()
+        for _ in range(len(self)):
+            if self.getter is None:
+                break
+            self.wake()
+        if self._takes_all or self.getter is not None:
+            self._kernel._arm(Event.REPLY)
+
+    def take_all(self) -> None:
+        """Make room in the executor."""
+        while (reply := self._executor.take()) is not NOTHING:
+            self.plain.append((reply, 0, None))
