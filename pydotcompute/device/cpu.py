@@ -52,7 +52,9 @@ LOOKS = 300
 LOOKS_ON_ONE_CORE = -3
 PATIENCE = 20
 """Passes of the event loop."""
-_END = 2.0  # seconds that closing waits for a step
+PATIENCE_AT_END = 2.0
+"""Seconds that closing waits for steps to come back."""
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 # What a worker calls by its address. It is compiled once for each step and kept on disk, so the step is a global in it.
 TEMPLATE = """
@@ -103,18 +105,17 @@ _INTRINSICS = ("acquire", "load", "store", "blank_record", "copied_record", "poi
 def cores() -> int:
     """How many cores this process may use: by its affinity, and by the quota of its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, math.ceil(min(count, _quota())))
+    return max(1, math.ceil(min(count, quota())))
 
 
 @cache
-def _quota() -> float:
+def quota() -> float:
     """Cores that the control group of this process allows; Linux keeps it in files, of version 2 or 1."""
-    group = Path("/sys/fs/cgroup")
     for files in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         with suppress(OSError, ValueError):  # not there; or "max", which is no number
-            quota, period = map(int, " ".join((group / file).read_text() for file in files).split())
-            if quota > 0:
-                return quota / period
+            allowed, period = map(int, " ".join((CONTROL_GROUP / file).read_text() for file in files).split())
+            if allowed > 0:
+                return allowed / period
     return math.inf
 
 
@@ -306,7 +307,7 @@ class CpuEngine:
         self._renewed.set()
         for _, writer in self._worker_fds:
             os.write(writer, _ONE)
-        latest = time.monotonic() + _END
+        latest = time.monotonic() + PATIENCE_AT_END
         for thread in self._threads:
             thread.join(max(latest - time.monotonic(), 0))
         stuck = [thread for thread in self._threads if thread.is_alive()]
@@ -640,7 +641,7 @@ class CpuBackend:
     def build(self, definition: StepDefinition) -> CpuProgram:
         # The first time this takes some seconds, and reads files: not on the event loop, where the engine is made.
         _native()
-        _quota()
+        quota()
         return CpuProgram(definition)
 
     def engine(self, loop: asyncio.AbstractEventLoop) -> CpuEngine:
