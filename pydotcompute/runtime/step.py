@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from ..exceptions import DefinitionError
 from ..messages import Record, is_message_type, layout, to_records
 from .checks import is_count
-from .executor import Engine, Program, backend
+from .executor import Engine, Program
+from .executor import backend as backend_of
 from .kernel import RingKernelDefinition, evaluated, unreadable
 from .mailbox import Backpressure
 
@@ -58,7 +59,7 @@ class StepDefinition(RingKernelDefinition):
         self.buffers: dict[str, Any] = _checked_buffers(buffers, name)
         """What the step gets as further arguments, by the names of its parameters: objects like `UnifiedBuffer`."""
         self.backend = backend
-        """The name that was asked for; `program.backend` is the one that it came to be."""
+        """The name that was asked for; `backend_name` is the one that it came to be."""
 
         (mine, state_hint), (msg, taken), (out, sent), *others = _parameters(body, name, set(self.buffers), scope)
         self.buffers = {parameter: self.buffers[parameter] for parameter, _ in others}
@@ -77,7 +78,7 @@ class StepDefinition(RingKernelDefinition):
         """The field of the message that says, modulo `instances`, which of them it is for."""
         if key is not None:
             self._check_key()
-        self._backend = _backend_of(backend)
+        self._backend = backend_of(backend)
         self._program: Program | None = None
         self._backend.check(self)
 
@@ -155,10 +156,6 @@ def _dtype(cls: type | None) -> np.dtype[np.void] | None:
     return layout(cls).dtype if cls is not None else None
 
 
-# Under another name: `backend` is a parameter above.
-_backend_of = backend
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -166,7 +163,7 @@ def _is_number(value: Any) -> bool:
 def _parameters(
     body: Callable[..., Any], name: str, buffers: set[str], scope: dict[str, Any] | None
 ) -> list[tuple[str, Any]]:
-    """The parameters, and what they are annotated with: a class, or None where nothing is written."""
+    """The parameters, and what the first three are annotated with: a class, or None where nothing is written."""
     try:
         parameters = list(inspect.signature(body).parameters.values())
     except NameError as error:  # annotations are evaluated late from Python 3.14 on
@@ -179,11 +176,11 @@ def _parameters(
             f"in buffers= under its name, none with a default; it has ({', '.join(p.name for p in parameters)}). "
             f"A body that waits for its messages is an `async def {body.__name__}(ctx)`"
         )
-    hints = [evaluated(p.annotation, body, name, scope) for p in parameters]
-    return [
-        (p.name, None if p.annotation is p.empty else NoneType if hint is None else hint)
-        for p, hint in zip(parameters, hints, strict=True)
-    ]
+    found: list[tuple[str, Any]] = []
+    for p in parameters[:3]:
+        hint = None if p.annotation is p.empty else evaluated(p.annotation, body, name, scope) or NoneType
+        found.append((p.name, hint))
+    return found + [(p.name, None) for p in parameters[3:]]
 
 
 def _message_class(hint: Any, name: str, parameter: str, whose: str, option: str) -> type:
@@ -212,12 +209,14 @@ def _state(state: Any, hint: Any, name: str, parameter: str) -> tuple[Callable[[
         if state is not None:
             raise DefinitionError(f"{name!r} has state=, but its parameter {parameter!r} is annotated with None")
         return lambda: None, None
-    made = hint if state is None else state
-    if callable(made) and not (isinstance(made, type) and not issubclass(made, Record)):
-        make = made
-        made = make()
-    else:
-        make = lambda: made  # noqa: E731
+    given = hint if state is None else state
+    is_other_class = isinstance(given, type) and not issubclass(given, Record)
+    make = given if callable(given) and not is_other_class else lambda: given
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise DefinitionError(f"state= of {name!r} is called without arguments: {error}") from None
+    made = make()
     if not isinstance(made, Record):
         raise DefinitionError(
             f"the state of {name!r} must be a class that inherits from Record, an instance of one, or a function that "
