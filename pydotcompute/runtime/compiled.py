@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import InstanceError, KernelStateError
-from ..messages import DEFAULT_PRIORITY, from_record
+from ..messages import DEFAULT_PRIORITY, checked_records, from_record
 from ..telemetry import COUNTERS
 from .executor import PENDING, REFUSED, Engine, Event, Executor
 from .intake import Intake, Outbox
@@ -133,13 +133,20 @@ class CompiledKernel(RingKernel):
         """Put a message into the ring from another thread; False: it has to go the general way."""
         if not self._is_direct(message):
             return False
-        return self._executor.put(message, self._box.addressed(instance))
+        return self._executor.put(message, self._addressed(instance))
+
+    def _put_batch_directly(self, records: NDArray[np.void], instance: int | None) -> NDArray[np.void] | None:
+        """Put records into the ring from another thread; those that have to go the general way, if any have."""
+        records, address = checked_records(self.definition.message_type, records), self._addressed(instance)
+        while len(records) and (taken := self._executor.put_records(records, address)) > 0:
+            records = records[taken:]
+        return records if len(records) else None
 
     def _ask_directly(self, message: Any, instance: int | None) -> Any:
         """Ask from another thread: the reply; a `Wait` that it will come to; or `REFUSED`: go the general way."""
         if not self._is_direct(message):
             return REFUSED
-        instance = self._box.addressed(instance)
+        instance = self._addressed(instance)
         ticket, wait = next(self._tickets), self._scheduler.wait()
         self._asks[ticket] = wait  # first: its answer may come to the loop at once
         answer: Any = REFUSED
@@ -149,6 +156,9 @@ class CompiledKernel(RingKernel):
             if answer is not PENDING:
                 self._asks.pop(ticket, None)
         return wait if answer is PENDING else answer
+
+    def _addressed(self, instance: int | None) -> int:
+        return self._box.addressed(None) if instance is None else self._instance(instance)
 
     def _is_direct(self, message: Any) -> bool:
         return isinstance(message, self._input_types) and getattr(message, "priority", None) is DEFAULT_PRIORITY

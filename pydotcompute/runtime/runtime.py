@@ -646,6 +646,13 @@ class RingKernelRuntime:
         kernel = self._direct(kernel_id)
         return kernel is not None and kernel._put_directly(message, instance)
 
+    def _put_batch_directly(
+        self, kernel_id: Any, records: NDArray[np.void], instance: int | None
+    ) -> NDArray[np.void] | None:
+        """The same with records; those that have to go by the runtime's loop, if any have."""
+        kernel = self._direct(kernel_id)
+        return records if kernel is None else kernel._put_batch_directly(records, instance)
+
     async def _send_from_afar(self, kernel_id: str, message: Any, instance: int | None) -> None:
         __tracebackhide__ = True
         if not self._put_directly(kernel_id, message, instance):
@@ -709,7 +716,9 @@ class RingKernelRuntime:
             What `send` raises.
         """
         if self._away:
-            return await self._hop(self.send_batch, kernel_id, records, instance)
+            if (left := self._put_batch_directly(kernel_id, records, instance)) is not None:
+                await self._hop(self.send_batch, kernel_id, left, instance)
+            return
         kernel = self._find(kernel_id)
         if instance is not None:
             instance = kernel._instance(instance)
@@ -1177,7 +1186,8 @@ class SyncRuntime:
 
     def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
         """`RingKernelRuntime.send_batch`."""
-        self.call(self._runtime.send_batch, kernel_id, records, instance)
+        if (left := self._runtime._put_batch_directly(kernel_id, records, instance)) is not None:
+            self.call(self._runtime.send_batch, kernel_id, left, instance)
 
     def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
         """`RingKernelRuntime.ask`."""
