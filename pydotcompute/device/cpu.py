@@ -49,7 +49,6 @@ QUANTUM = 0.001
 """Seconds that a kernel keeps its worker while others wait for one, unless its definition says otherwise."""
 LOOKS = 300
 """How often an ask looks for its answer before it leaves that to the event loop: some microseconds."""
-LOOKS_ON_ONE_CORE = -3
 PATIENCE = 20
 """Passes of the event loop."""
 PATIENCE_AT_END = 2.0
@@ -226,6 +225,7 @@ class CpuEngine:
         words[ring.HOST_FD], words[ring.ONE] = self._host_fds[1], address(self._one)
         words[ring.READ_FDS], words[ring.WRITE_FDS] = address(self._read_fds), address(self._write_fds)
         words[ring.SPIN] = SPIN_NS if self.cores > 1 else 0
+        words[ring.SPIN_PLACES] = self.cores - 1
         words[ring.BIT_WORDS] = 1
         words[ring.FENCED] = not atomics.has_membarrier()
         self._threads: list[threading.Thread] = []
@@ -359,7 +359,7 @@ class CpuExecutor:
         self._native = engine.native
         self.patience = PATIENCE if engine.cores > 1 else 0
         self._home = get_ident()
-        self._looks = LOOKS if engine.cores > 1 else LOOKS_ON_ONE_CORE
+        self._looks = LOOKS if engine.cores > 1 else 0
         message_size = program.message.dtype.itemsize
         self._reply_size = program.reply.dtype.itemsize if program.reply is not None else 0
         limit = definition.queue_size
@@ -392,7 +392,7 @@ class CpuExecutor:
         words[ring.SOURCES], words[ring.SOURCE_COUNT] = address(self._sources), MAX_SOURCES
         words[ring.INDEX], words[ring.POOL], words[ring.BUFFERS] = index, engine.address, address(self._buffer_words)
         words[ring.QUANTUM] = int((QUANTUM if definition.quantum is None else definition.quantum) * 1e9)
-        words[ring.CHUNK], words[ring.PAUSED] = 1, 1
+        words[ring.CHUNK], words[ring.PAUSED], words[ring.PATIENCE] = 1, 1, self._looks
         self._answers.words[ring.WRITER] = self.address
         self._scratch = _Scratch(message_size, self._reply_size)
         words[ring.SCRATCH] = self._scratch.message_address

@@ -66,6 +66,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     LAST,
     LAST_BUCKET,
     LEASE,
+    LEAST_PATIENCE,
     LIMIT,
     LINE,
     MASK,
@@ -76,6 +77,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     ONE,
     OUT,
     PASSES,
+    PATIENCE,
     PAUSED,
     POOL,
     PROCESSED,
@@ -109,6 +111,8 @@ from pydotcompute.device.ring import (  # fmt: skip
     SOURCE_COUNT,
     SOURCES,
     SPIN,
+    SPIN_PLACES,
+    SPIN_TURNS,
     SPINNERS,
     STAMP,
     STAMP_EVERY,
@@ -120,6 +124,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     TOLD,
     TURN,
     WAITED,
+    WAYS,
     WORKER_WORDS,
     WRITE_FDS,
     WRITER,
@@ -303,10 +308,10 @@ def put_many(kernel: int, source: int, count: int, instance: int) -> int:
 
 @njit("int64(int64, int64, int64, int64, int64, int64)", cache=CACHE)
 def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks: int) -> int:
-    """`put`, and look so many times for the answer if it is the only one that is asked for; `target` takes its reply.
+    """`put`, and look up to so many times for the answer if it is the only one asked for; `target` takes its reply.
 
-    2: there is one; 3: the answer is none; 1: the answer is still to come; 0 or -1 as `put`. Negative `looks`: give way
-    to the worker instead of spinning, for a machine with one core.
+    2: there is one; 3: the answer is none; 1: the answer is still to come; 0 or -1 as `put`. After these looks it gives
+    way: the worker may be waiting for this very core. On a machine with one it does so at once, with `looks` 0.
     """
     answers = load(kernel, ANSWERS)
     head = load(answers, HEAD)
@@ -314,10 +319,13 @@ def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks
     alone = load(inbox, TAIL) == acquire(inbox, HEAD) and acquire(answers, TAIL) == head
     attended = load(kernel, STATUS) == ATTENDED
     done = put(kernel, source, instance, ticket, 1)
-    if done <= 0 or not alone or not (attended or looks < 0):
+    if done <= 0 or not alone or not (attended or looks == 0):
         return done
-    for _ in range(abs(looks)):
+    patience = min(load(kernel, PATIENCE), looks)
+    for i in range(patience + WAYS):
         if acquire(answers, TAIL) != head:
+            # Quicker than it takes to give way, it was worth looking for; else the next ask looks for half as long.
+            store(kernel, PATIENCE, min(2 * patience, looks) if i < patience else max(patience >> 1, LEAST_PATIENCE))
             slot = load(answers, BUFFER) + (head & load(answers, MASK)) * load(answers, SIZE)
             if load(slot, 0) != ticket:
                 return 1
@@ -325,10 +333,11 @@ def ask(kernel: int, source: int, instance: int, ticket: int, target: int, looks
             copy(target, slot + 16, load(answers, SIZE) - 16)
             release(answers, HEAD, head + 1)
             return 2 if replied else 3
-        if looks < 0:
-            give_way()
-        else:
+        if i < patience:
             relax()
+        else:
+            give_way()
+    store(kernel, PATIENCE, max(patience >> 1, LEAST_PATIENCE))
     return 1
 
 
@@ -630,7 +639,7 @@ def take_ready(pool: int, start: int) -> int:
 @njit("int64(int64, int64)", nogil=True, cache=CACHE)
 def work(pool: int, me: int) -> int:
     """What a worker does until it is stopped (0) or the lease has ended (1)."""
-    kernel, began, idle_since, looks, start = 0, 0, 0, 0, 0
+    kernel, began, idle_since, looks, start, turn = 0, 0, 0, 0, 0, 0
     spinning = False
     passes = load(pool, PASSES) + 8 * WORKER_WORDS * me
     left = passes + 8 * LINE
@@ -676,12 +685,13 @@ def work(pool: int, me: int) -> int:
         looks += 1
         if looks == 1:
             idle_since = now_ns()
-            if not spinning and spin:
-                if fetch_add(pool, SPINNERS, 1) == 0:
+            if spin:
+                if not spinning:
                     spinning = True
-                else:
-                    fetch_add(pool, SPINNERS, -1)
-        if spinning:
+                    fetch_add(pool, SPINNERS, 1)
+                turn = fetch_add(pool, SPIN_TURNS, 1)
+        # Who has worked last is the likeliest to be needed next: the others sleep.
+        if spinning and load(pool, SPIN_TURNS) - turn <= load(pool, SPIN_PLACES):
             if looks & 63:
                 relax()
                 continue

@@ -52,7 +52,7 @@ STAMP_EVERY = 64
 # -- the words of a kernel ---------------------------------------------------------------------------------------------
 
 SERVE, STATES, INBOX, OUT, ANSWERS, SOURCES, SOURCE_COUNT, ROW, INDEX, POOL, QUANTUM, BUFFERS, SCRATCH = range(13)
-GATE = LINE  # not 0: messages are let through
+GATE, PATIENCE = LINE, LINE + 1  # not 0: messages are let through; how often the next ask looks for its answer
 PAUSED = 2 * LINE  # the host says: handle no further message
 STATUS = 3 * LINE  # ASLEEP, READY: its bit in the pool is set, ATTENDED: by a worker, GONE
 ARMED, HAPPENED = 4 * LINE, 4 * LINE + 1  # events
@@ -68,9 +68,11 @@ ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Even
 
 # -- the words of a pool -----------------------------------------------------------------------------------------------
 
-KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, PASSES, FENCED = range(11)
+KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, SPIN_PLACES, PASSES, FENCED = (
+    range(12)
+)
 STOP, LEASE = LINE, LINE + 1
-SPINNERS = 2 * LINE
+SPINNERS, SPIN_TURNS = 2 * LINE, 2 * LINE + 1  # how many look around for work; how often one has begun to
 SLEEPING = 3 * LINE  # a bit for each worker
 SIGNALLED = 4 * LINE  # the host was woken and has not looked yet
 POOL_WORDS = 5 * LINE
@@ -84,6 +86,9 @@ MAX_WORKERS = 62
 
 BATCH = 256
 """Messages that are handled between two looks at the clock, at most."""
+LEAST_PATIENCE = 8
+WAYS = 3
+"""How often an ask gives way to the worker that is to answer it."""
 TURN = 1024
 """Messages that are handled between two looks at other kernels, at most."""
 
