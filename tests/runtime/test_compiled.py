@@ -194,6 +194,7 @@ async def test_others_get_their_answers_while_some_are_answered_at_once(runtime,
 # -- from other threads and loops ----------------------------------------------------------------------------------
 
 
+@pytest.mark.may_block
 @pytest.mark.parametrize("loop_mode", ["thread"])
 async def test_other_threads_need_not_the_loop_of_the_runtime(runtime, step, executors, blocked_home, in_thread):
     executors(Instant)
@@ -261,7 +262,7 @@ async def test_wrong_instances_are_refused_wherever_they_are_named(runtime, step
 
 
 @pytest.mark.parametrize("way", ["coroutine", "blocking"])
-async def test_an_ask_of_another_thread_ends_with_its_time(runtime, step, in_thread, blocked_home, way):
+async def test_an_ask_of_another_thread_ends_with_its_time(runtime, step, in_thread, way):
     kernel = await step(echo)
     kernel._executor.pause()  # its messages stay in the ring
 
@@ -283,6 +284,7 @@ async def test_an_ask_of_another_thread_ends_with_its_time(runtime, step, in_thr
     ]
 
 
+@pytest.mark.may_block
 @pytest.mark.parametrize("loop_mode", ["thread"])
 async def test_an_asker_that_is_cancelled_before_the_loop_knows_it_leaves_a_dead_letter(runtime, step, blocked_home):
     kernel = await step(echo)
