@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from operator import gt
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,6 +244,11 @@ class Conformance:
         assert await kernel.snapshot() == tally_of(total)
         statistics = kernel.statistics()
         assert (statistics.processed, statistics.queue_depth, statistics.replies_unread) == (total, 0, 0)
+        sink = await start(steps.count, queue_size=queue_size)
+        await runtime.connect("tally", "count")
+        await feed(runtime, "tally", 300)
+        await runtime.wait_idle()
+        assert await sink.snapshot() == tally_of(300)
 
     async def test_every_kind_of_field(self, runtime, start):
         await start(steps.copy_everything)
@@ -298,6 +304,21 @@ class Conformance:
             await kernel.send(Number(7))
             reply = await waiting
             assert (reply if isinstance(reply, Number) else reply[0]["n"]) in (Number(7), 7)
+
+    async def test_each_of_many_receivers_gets_one_reply(self, runtime, start, settle):
+        kernel = await start(steps.echo)
+        singles = [asyncio.ensure_future(kernel.receive()) for _ in range(10)]
+        batches = [asyncio.ensure_future(kernel.receive_batch(2)) for _ in range(5)]
+        await settle()
+        await kernel.send_batch(numbers(range(10)))
+        got = [reply.n for reply in await asyncio.gather(*singles)]
+        assert sorted(got) == list(range(10))
+        assert not any(batch.done() for batch in batches)
+        for n in range(10, 20):
+            await kernel.send(Number(n))
+        got = np.concatenate(await asyncio.gather(*batches))["n"].tolist()
+        got += (await collect(runtime, "echo", 10 - len(got)))["n"].tolist() if len(got) < 10 else []
+        assert sorted(got) == list(range(10, 20))
 
     async def test_a_batch_that_is_received_is_the_callers_own(self, runtime, start):
         kernel = await start(steps.echo, queue_size=4)
@@ -422,7 +443,7 @@ class Conformance:
             assert isinstance(state, Pair)
             assert set(state.cells.tolist()) == {state.first} == {-state.negative}
             seen.append(state.first)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.0005)  # each snapshot holds it; it shall run in between
         stop = True
         await sending
         await runtime.wait_idle()
@@ -521,6 +542,27 @@ class Conformance:
         )
         unasked = sorted((await collect(runtime, "double", 300))["n"].tolist())
         assert unasked == [2 * n for n in [*range(0, 600, 3), *range(1000, 1100)]]
+
+    async def test_asks_leave_the_loop_its_turns(self, runtime, start, on_loop):
+        kernel = await start(steps.echo)
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0)
+                ticks += 1
+
+        async def ask():
+            ticking = asyncio.ensure_future(tick())
+            try:
+                for n in range(2000):
+                    await kernel.ask(Number(n))
+            finally:
+                ticking.cancel()
+
+        await on_loop(ask)
+        assert ticks > 5
 
     async def test_one_message_may_be_asked_many_times_at_once(self, runtime, start):
         await start(steps.double)
@@ -628,6 +670,37 @@ class Conformance:
         statistics = kernel.statistics()
         assert (statistics.dropped, statistics.dead_letters) == (len(dropped), len(dropped))
         assert (statistics.processed, statistics.queue_depth, statistics.queue_peak) == (len(kept), 0, 10)
+
+    @pytest.mark.parametrize("way", ["cancel", "terminate"])
+    async def test_a_sender_that_waits_for_room_may_go_or_be_sent_away(self, runtime, start, settle, eventually, way):
+        kernel = await start(steps.echo, queue_size=10)
+        await kernel.deactivate()
+        senders = [
+            asyncio.ensure_future(kernel.send_batch(numbers(range(25)))),
+            asyncio.ensure_future(kernel.send_many(map(Number, range(100, 125)))),
+            asyncio.ensure_future(kernel.send(Number(200))),
+        ]
+        await eventually(lambda: kernel.queue_depth == 10)
+        await settle()
+        if way == "cancel":
+            for sender in senders:
+                sender.cancel()
+            outcomes = await asyncio.gather(*senders, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {asyncio.CancelledError}
+            await settle()
+            await kernel.reactivate()
+            await runtime.wait_idle()
+            handled = (await collect(runtime, "echo", 10))["n"].tolist()
+            assert kernel.statistics().replies_unread == 0
+        else:
+            await kernel.terminate(drain=False)
+            outcomes = await asyncio.gather(*senders, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes} == {KernelStateError}
+            handled = ids(runtime.dead_letters)
+        # Each one's messages in their order, and none of those that had to wait.
+        assert len(handled) == 10
+        assert [n for n in handled if n < 25] == list(range(sum(n < 25 for n in handled)))
+        assert kernel.statistics().received == 10
 
     async def test_the_lowest_priority_is_dropped_first(self, runtime, start):
         kernel = await start(steps.echo, queue_size=3, backpressure="drop_oldest")
@@ -1039,6 +1112,31 @@ class Conformance:
             assert np.array_equal(own, np.sort(own))
         assert (await kernel.snapshot())["used"].tolist() == [n // 1000] * 1000
 
+    async def test_many_kernels_of_one_definition(self, runtime, define, in_thread):
+        definition = await in_thread(define, steps.tally)
+        names = [f"kernel {i}" for i in range(100)]
+        for name in names:
+            await (await runtime.launch(definition, kernel_id=name)).activate()
+        for n in range(3):
+            replies = await asyncio.gather(*(runtime.ask(name, Number(n)) for name in names))
+            assert [reply.n for reply in replies] == [n] * 100
+            await asyncio.gather(*(runtime.send_batch(name, numbers([7])) for name in names[::2]))
+        await runtime.wait_idle()
+        for i, name in enumerate(names):
+            assert (await runtime[name].snapshot()).handled == (3 if i % 2 else 6)
+            await runtime.terminate(name)
+
+    async def test_busy_kernels_do_not_keep_others_waiting(self, runtime, start):
+        rounds = await rounds_of(await start(steps.spin, "busy 0"), 0.002)
+        busy = [runtime["busy 0"], *[await start(steps.spin, f"busy {i}") for i in range(1, 6)]]
+        echo = await start(steps.echo)
+        for kernel in busy:
+            await kernel.send_batch(np.array([(rounds,)] * 50, Rounds.dtype))
+        assert (await echo.ask(Number(7))).n == 7
+        assert all(kernel.queue_depth > 0 for kernel in busy)
+        for kernel in busy:
+            await kernel.terminate(drain=False)
+
     async def test_buffers_are_further_arguments(self, runtime, start):
         weights = UnifiedBuffer.from_array(np.arange(8.0).reshape(4, 2))
         uses = UnifiedBuffer(4, np.int64)
@@ -1121,7 +1219,7 @@ class Conformance:
 
     @pytest.mark.parametrize("paused", [False, True])
     async def test_a_kernel_that_is_terminated_handles_what_is_queued(self, runtime, start, paused):
-        n = self.load(100_000)
+        n = self.load(10_000)
         kernel = await start(steps.count, queue_size=n + 1)
         if paused:
             await kernel.deactivate()
@@ -1236,7 +1334,7 @@ class Conformance:
         await asyncio.sleep(0.02)  # nothing tells when it has the first in hand
         begun = time.monotonic()
         await kernel.terminate(drain=drain)
-        assert time.monotonic() - begun < self.long_step + 1
+        assert time.monotonic() - begun < 2 * self.long_step + 1
         assert kernel.state is KernelState.TERMINATED
         handled = kernel.statistics().processed - before
         if handled:
@@ -1291,6 +1389,19 @@ class Conformance:
                 await runtime.ask("pick", Number(99))
             await load.progress()
         assert await kernel.snapshot() == tally_of(load.sent)
+
+    @pytest.mark.parametrize("way", ["fail", "terminate"])
+    async def test_who_waits_for_a_reply_learns_of_the_end(self, runtime, start, settle, way):
+        kernel = await start(steps.pick, boundscheck=True)
+        waiting = [asyncio.ensure_future(call) for call in (kernel.receive(), kernel.receive_batch(timeout=15))]
+        await settle()
+        if way == "fail":
+            await kernel.send(Number(99))
+        else:
+            await kernel.terminate()
+        for one in waiting:
+            with pytest.raises(KernelFailedError if way == "fail" else KernelStateError, match="pick"):
+                await one
 
     async def test_a_connection_ends_with_either_kernel(self, runtime, start):
         await start(steps.echo)
@@ -1520,7 +1631,8 @@ from tests.device.conformance import everything_at_once
 asyncio.run(everything_at_once({self.backend!r}, {self.load(100_000)}))
 """
         ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=25)
-        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert ran.stderr == ""
+        assert (ran.returncode, ran.stdout) == (0, "")
 
     def test_a_hundred_runtimes_leave_nothing_behind(self):
         async def cycle():
@@ -1546,9 +1658,9 @@ asyncio.run(everything_at_once({self.backend!r}, {self.load(100_000)}))
         for _ in range(100):
             asyncio.run(cycle())
         end = time.monotonic() + 2
-        while left() != before and time.monotonic() < end:  # a thread that was joined may be shown a little longer
+        while any(map(gt, left(), before)) and time.monotonic() < end:  # a thread may be shown for a while yet
             time.sleep(0.01)
-        assert left() == before
+        assert not any(map(gt, left(), before)), (left(), before)
 
 
 class ParallelConformance(Conformance):
