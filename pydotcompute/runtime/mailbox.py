@@ -296,6 +296,7 @@ class Mailbox:
 
     def bury_all(self, reason: str) -> None:
         """Make dead letters of all that is queued."""
+        self.peak = max(self.peak, len(self))
         while (top := self._top()) >= 0:
             self.unhandled += 1
             self._owner.bury(self._take(top), reason)
