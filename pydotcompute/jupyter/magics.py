@@ -8,6 +8,7 @@ import inspect
 import re
 import shlex
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -28,11 +29,14 @@ from IPython.core.magic import (
 from IPython.display import display
 from IPython.utils.text import DollarFormatter
 
+from ..device.backend import NAMES as BACKENDS
 from ..exceptions import KernelStateError
 from ..origin import current_cell
 from ..runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime, define, definitions
+from ..runtime.kernel import definition_of
 from ..runtime.lifecycle import allowed
 from ..runtime.mailbox import STRATEGIES
+from ..runtime.step import StepDefinition
 from . import interrupts, reports
 from .notebook import at_once, choose_loop, finish, notebook_runtime
 from .reports import one_line_errors, written
@@ -47,6 +51,7 @@ class _Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=lambda prog: argparse.HelpFormatter(prog, width=1000),
         )
+        self.color = False  # Python 3.14 would colour it, in a notebook too
 
     @property
     def form(self) -> str:
@@ -54,7 +59,8 @@ class _Parser(argparse.ArgumentParser):
         return self.format_usage().removeprefix("usage: ").strip()
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\nUsage: {self.form}")
+        options = ": `%ring help` lists them" if "OPTION" in self.form else ""
+        raise UsageError(f"{message}\nUsage: {self.form}{options}")
 
     def read(self, text: str) -> argparse.Namespace:
         """The arguments in a text.
@@ -79,17 +85,30 @@ def _seconds(text: str) -> float:
 
 
 CELL = _Parser("%%ring_kernel", "Make a ring kernel of the last function in the cell, launch it and activate it.")
+CELL.usage = "%(prog)s [KERNEL] [OPTION ...]"
 CELL.add_argument("kernel_id", nargs="?", metavar="KERNEL", help="the function's name by default")
 CELL.add_argument("--queue-size", type=int, metavar="N", help="messages that the mailbox holds (1024)")
-CELL.add_argument("--backpressure", choices=STRATEGIES, help="what happens when it is full (block)")
-CELL.add_argument("--state", metavar="CLASS", help="makes ctx.state")
+CELL.add_argument(
+    "--backpressure", choices=STRATEGIES, metavar="STRATEGY", help=f"when it is full: {', '.join(STRATEGIES)} (block)"
+)
+CELL.add_argument("--state", metavar="CLASS", help="makes ctx.state; of a step a class that inherits from Record")
 CELL.add_argument("--input-type", metavar="CLASS", help="class of the messages that it takes")
 CELL.add_argument("--output-type", metavar="CLASS", help="class of its replies")
-CELL.add_argument("--restart", action="store_true", help="start afresh: new mailbox, new ctx.state")
-CELL.usage = (
-    "%(prog)s [KERNEL] [--queue-size N] [--backpressure {" + ",".join(STRATEGIES) + "}] [--state CLASS] "
-    "[--input-type CLASS] [--output-type CLASS] [--restart]"
+CELL.add_argument("--restart", action="store_true", help="start afresh: new mailbox, new state")
+_steps = CELL.add_argument_group("of a step, def step(state, msg, out)")
+_steps.add_argument(
+    "--backend", choices=BACKENDS, metavar="NAME", help=f"what runs it: {', '.join(BACKENDS)} (auto: the fastest here)"
 )
+_steps.add_argument("--instances", type=int, metavar="N", help="actors of this step, each with its own state (1)")
+_steps.add_argument("--key", metavar="FIELD", help="field of the message that says for which of them it is")
+_steps.add_argument(
+    "--buffers",
+    type=lambda text: text.split(","),
+    metavar="NAME,...",
+    help="variables that hold UnifiedBuffers, for further parameters of the same names",
+)
+_steps.add_argument("--boundscheck", action="store_true", default=None, help="fail at an index out of bounds")
+_steps.add_argument("--quantum", type=float, metavar="SECONDS", help="how long it keeps a worker that others wait for")
 
 COMMANDS: dict[str, _Parser] = {}
 
@@ -105,7 +124,7 @@ def _some_kernels(command: _Parser) -> None:
 
 
 _command("status", "a table of all kernels, or of those named").add_argument("kernel_ids", nargs="*", metavar="KERNEL")
-_one = _command("send", "send it the value of a Python expression")
+_one = _command("send", "send it, or one instance of it (KERNEL[3]), the value of a Python expression")
 _one.add_argument("kernel_id", metavar="KERNEL")
 _one.usage = "%(prog)s KERNEL EXPRESSION"
 _one = _command("ask", "the same, and return the reply (with loop='current': show it when it comes)")
@@ -118,7 +137,7 @@ _stop = _command("stop", "handle what is queued, and end")
 _some_kernels(_stop)
 _stop.add_argument("--no-drain", action="store_true", help="make dead letters of what is queued instead")
 _stop.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="until the body is cancelled (5)")
-_some_kernels(_command("restart", "end it and start its latest definition afresh, with a new mailbox and ctx.state"))
+_some_kernels(_command("restart", "end it and start its latest definition afresh, with a new mailbox and a new state"))
 _command("dashboard", "the live dashboard")
 _command("loop", "where the kernels run; with an argument, choose").add_argument(
     "mode", nargs="?", choices=("thread", "current")
@@ -128,11 +147,17 @@ _command("loop", "where the kernels run; with an argument, choose").add_argument
 def help_text() -> str:
     """What `%ring help` prints."""
     lines = []
-    for parser in (CELL, *COMMANDS.values()):
+    for parser in (*COMMANDS.values(), CELL):
         lines += [parser.form, f"    {parser.description}"]
+    for group in CELL._action_groups[1:]:
+        lines.append(f"    {group.title}:")
+        for action in group._group_actions:
+            written = f"{action.option_strings[0]} {action.metavar or ''}"
+            lines.append(f"        {written:23} {action.help}")
     return "\n".join(lines)
 
 
+_INSTANCE = re.compile(r"(.+)\[(-?\d+)\]")
 _HEAD = re.compile(
     r"""\s*(?:--[\w-]+(?:=|\s+)\S+\s+)*(?:"[^"]*"|'[^']*'|(?!--)\S+)""",
 )
@@ -150,7 +175,11 @@ class RingMagics(Magics):
         %%ring_kernel [KERNEL_ID] [--queue-size N] [--backpressure STRATEGY] [--state CLASS] [--input-type CLASS]
         [--output-type CLASS] [--restart]
 
-        A kernel that runs under that id gets the new body between two messages and keeps its mailbox and ctx.state.
+        and of a step, `def step(state, msg, out)`, which is compiled:
+
+        [--backend NAME] [--instances N] [--key FIELD] [--buffers NAME,...] [--boundscheck] [--quantum SECONDS]
+
+        A kernel that runs under that id gets the new body between two messages and keeps its mailbox and its state.
         """
         __tracebackhide__ = True  # an error in the cell is shown from the cell on
         options = CELL.read(line)
@@ -161,29 +190,22 @@ class RingMagics(Magics):
         exec(code, namespace)
         function = namespace[name]
         with one_line_errors():
-            given = {
-                "queue_size": options.queue_size,
-                "backpressure": options.backpressure,
-                "state": self._named(options.state),
-                "input_type": self._named(options.input_type),
-                "output_type": self._named(options.output_type),
-            }
-            given = {option: value for option, value in given.items() if value is not None}
+            given = {option: value for option, value in vars(options).items() if value is not None}
+            given = {option: self._meant(option, value) for option, value in given.items()}
+            restart = given.pop("restart")
             if isinstance(function, RingKernelDefinition):
-                if given or options.kernel_id not in (None, function.kernel_id):
+                if given.keys() - {"kernel_id"} or options.kernel_id not in (None, function.kernel_id):
                     raise UsageError("options are given twice: take off @ring_kernel or those of the magic")
                 definition = function
-            elif inspect.isroutine(function) and not (
-                inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
-            ):
+            elif inspect.isfunction(function) and not _is_body(function):
                 raise UsageError(
                     f"%%ring_kernel makes a ring kernel of the last function in the cell, but {name!r} is no "
-                    f"`async def`: write `async def {name}(ctx)`, or put the ring kernel last"
+                    f"`async def {name}(ctx)` and no `def {name}(state, msg, out)`: put the ring kernel last"
                 )
             else:
-                definition = RingKernelDefinition(function, kernel_id=options.kernel_id, scope=None, **given)
+                definition = definition_of(function, **given)
             namespace[name] = definition
-            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, options.restart)
+            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, restart)
 
     def _compiled(self, line: str, cell: str) -> tuple[CodeType, str]:
         """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines."""
@@ -203,13 +225,16 @@ class RingMagics(Magics):
             raise UsageError(f"Cell In[{number}], line {error.lineno}\n{told}") from None
         names = [node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         if not names:
-            raise UsageError("%%ring_kernel needs a function in its cell: async def name(ctx): ...")
+            raise UsageError(
+                "%%ring_kernel needs a function in its cell: async def name(ctx): ... or def step(state, msg, out): ..."
+            )
         return code, names[-1]
 
     def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, version: int, restart: bool) -> None:
         """Launch a definition, or let it take over from the former one."""
         name = definition.kernel_id
         kernel = runtime.kernels.get(name)
+        _compile(definition)  # first: a step that cannot be compiled ends nothing
 
         def publish() -> None:
             if definitions().get(name) is not definition:  # else its decorator has done it
@@ -230,11 +255,13 @@ class RingMagics(Magics):
         elif restart:
             finish(runtime, runtime.terminate, name, False, then=start)
         else:
+            kernel._check_successor(definition)
             when = "after the message in hand" if kernel.busy else "now"
+            state = "its state" if isinstance(definition, StepDefinition) else "ctx.state"
             kept = _messages(kernel.queue_depth)
             paused = "; still paused" if kernel.state is KernelState.DEACTIVATED else ""
             print(  # noqa: T201
-                f"{name}: version {version} takes over {when}; ctx.state and {kept} in the mailbox kept{paused}"
+                f"{name}: version {version} takes over {when}; {state} and {kept} in the mailbox kept{paused}"
             )
             publish()
             if kernel.state is KernelState.LAUNCHED:
@@ -271,12 +298,12 @@ class RingMagics(Magics):
             display(runtime[kernel_id])  # type: ignore[no-untyped-call]
 
     def _send(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        kernel = self._living(runtime, options.kernel_id)
-        finish(runtime, runtime.send, kernel.id, options.message)
+        kernel_id, instance = self._receiver(runtime, options.kernel_id)
+        finish(runtime, runtime.send, kernel_id, options.message, instance)
 
     def _ask(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
-        kernel = self._living(runtime, options.kernel_id)
-        return finish(runtime, runtime.ask, kernel.id, options.message, options.timeout, below=_show)
+        kernel_id, instance = self._receiver(runtime, options.kernel_id)
+        return finish(runtime, runtime.ask, kernel_id, options.message, options.timeout, instance, below=_show)
 
     def _pause(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
         for kernel in self._chosen(runtime, options, "pause", KernelState.ACTIVE):
@@ -317,6 +344,7 @@ class RingMagics(Magics):
     def _again(self, runtime: RingKernelRuntime, kernel: RingKernel) -> None:
         # A kernel that had ended, or was busy until its end, has not taken a later definition over.
         latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
+        _compile(latest)
         at_once(runtime, lambda: runtime.launch(latest, kernel_id=kernel.id))
         _activate(runtime, kernel.id)
 
@@ -350,12 +378,18 @@ class RingMagics(Magics):
                 raise KernelStateError(f"cannot {verb} {kernel.id!r}: it is {kernel.state}; {hint}")
         return chosen
 
-    def _living(self, runtime: RingKernelRuntime, kernel_id: str) -> RingKernel:
-        """A kernel that takes messages; the runtime would say the same, but with loop='current' after the cell."""
+    def _receiver(self, runtime: RingKernelRuntime, text: str) -> tuple[str, int | None]:
+        """The id of a kernel that takes messages, and the instance that is meant: ``stats`` or ``stats[3]``.
+
+        The runtime would raise the same errors, but with loop='current' after the cell.
+        """
+        kernel_id, instance = text, None
+        if text not in runtime.kernels and (both := _INSTANCE.fullmatch(text)):
+            kernel_id, instance = both[1], int(both[2])
         kernel = runtime[kernel_id]
         if kernel.state.over:
             raise kernel._unusable()
-        return kernel
+        return kernel_id, None if instance is None else kernel[instance].index
 
     @property
     def _shell(self) -> InteractiveShell:
@@ -374,15 +408,43 @@ class RingMagics(Magics):
             parser.error(f"{expression!r} is not an expression of Python ({error.msg})")
         return eval(code, names)
 
-    def _named(self, expression: str | None) -> Any:
-        """The class that an option of the cell names."""
+    def _meant(self, option: str, value: Any) -> Any:
+        """The value of an option of the cell; some name what is in the namespace."""
+        if option == "buffers":
+            return {name: self._named(name) for name in value}
+        return self._named(value) if option in ("state", "input_type", "output_type") else value
+
+    def _named(self, expression: str) -> Any:
+        """The class or buffer that an option names."""
         try:
-            return None if expression is None else eval(expression, self._shell.user_ns)
+            return eval(expression, self._shell.user_ns)
         except Exception as error:  # noqa: BLE001 - it evaluates what the user wrote
             CELL.error(f"{expression!r}: {type(error).__name__}: {error}")
 
 
 _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
+
+
+_SLOW = 1.5
+"""Seconds that compiling a step takes at most, but for the first one on a machine."""
+
+
+def _is_body(function: Callable[..., Any]) -> bool:
+    """Whether it looks like what a ring kernel is made of, and not like a helper."""
+    waits = inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+    return waits or len(function.__code__.co_varnames[: function.__code__.co_argcount]) >= 3
+
+
+def _compile(definition: RingKernelDefinition) -> None:
+    """Compile a step here, so that launching it waits for nothing; where it takes long, say so."""
+    if isinstance(definition, StepDefinition) and not definition.is_built:
+        told = f"compiling {definition.kernel_id}; the first time on a machine takes some seconds"
+        slow = threading.Timer(_SLOW, print, (told,))
+        slow.start()
+        try:
+            definition.build()
+        finally:
+            slow.cancel()
 
 
 def _cell_number() -> int:

@@ -297,11 +297,11 @@ BROKEN = {
     "syntax error": ("async def count(ctx):\n    x = = 1\n", "Cell In[{n}], line 3\n    x = = 1\n", "SyntaxError: "),
     "await": ("await x\nasync def count(ctx): pass", "Cell In[{n}], line 2\n", "%%ring_kernel cannot await"),
     "exception": ("import math\nmath.sqrt(-1)\nasync def count(ctx): pass", "Cell In[{n}], line 3", "ValueError: "),
-    "no function": ("x = 1", "", "%%ring_kernel needs a function in its cell: async def name(ctx): ..."),
+    "no function": ("x = 1", "", "%%ring_kernel needs a function in its cell: async def name(ctx): ... or def"),
     "empty": ("", "", "the cell body is empty"),
     "plain def": (
         "async def f(ctx): ...\ndef count(ctx): ...",
-        "'count' is no `async def`",
+        "'count' is no `async def count(ctx)` and no `def count(state, msg, out)`",
         "put the ring kernel last",
     ),
     "yield": (
@@ -699,7 +699,9 @@ def test_help(nb: NotebookKernel) -> None:
         "%ring restart [--all] [KERNEL ...]",
         "%ring dashboard",
         "%ring loop [{thread,current}]",
-        "%%ring_kernel [KERNEL] [--queue-size N] ",
+        "%%ring_kernel [KERNEL] [OPTION ...]",
+        "        --queue-size N          messages that the mailbox holds (1024)",
+        "        --backend NAME          what runs it: auto, cpu, cuda, interpreted",
     ):
         assert f"\n{line}" in f"\n{told}"
     assert max(map(len, told.splitlines())) < 200
@@ -776,7 +778,7 @@ COMMAND_NAMES = ["status", "send", "ask", "pause", "resume", "stop", "restart", 
         ("%ring ask --t", ["%ring ask --timeout"]),
         ("%ring loop ", ["%ring loop thread", "%ring loop current"]),
         ("%ring loop c", ["%ring loop current"]),
-        ("%%ring_kernel --qu", ["%%ring_kernel --queue-size"]),
+        ("%%ring_kernel --que", ["%%ring_kernel --queue-size"]),
         ("%%ring_kernel --backpressure ", [f"%%ring_kernel --backpressure {name}" for name in
                                             ("block", "reject", "drop_oldest", "drop_newest")]),
         ("%%ring_kernel --backpressure drop_n", ["%%ring_kernel --backpressure drop_newest"]),
