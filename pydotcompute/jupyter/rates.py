@@ -52,9 +52,9 @@ class Rates:
             self.wait = self.handle = np.full((2, len(frame.ids)), np.nan)
         else:
             before = _aligned(base.ids, base.rows, frame.ids, np.zeros((), COUNTERS))
-            # A kernel that was launched again under its id counts from zero.
-            again = frame.rows["received"] < before["received"]
-            again |= frame.rows["processed"] < before["processed"]
+            # A kernel that was launched again under its id counts from zero. (What a compiled one has received is only
+            # about right while it runs, and may seem to have been more.)
+            again = frame.rows["processed"] < before["processed"]
             if again.any():
                 before = before.copy()
                 before[again] = np.zeros((), COUNTERS)

@@ -1,10 +1,10 @@
-"""The wire between widgets and browser, version 1. `widgets/static/*.js` mirror what they use of it.
+"""The wire between widgets and browser, version 2. `widgets/static/*.js` mirror what they use of it.
 
 Kernel to browser: one custom message of the widget for each frame. Its JSON part is what `frame_content` makes; its
 first buffer is what `pack` makes, the columns below for all kernels, in the order of the roster. A message is absolute:
-whoever misses one has lost nothing. Ids travel only when the roster changes and in full snapshots; who sees a roster
-number that it has no ids for asks for a snapshot. In a snapshot a second buffer holds the rates over time, float32 of
-shape (kernels, points), oldest first.
+whoever misses one has lost nothing. Ids and tags travel only when the roster changes and in full snapshots; who sees a
+roster number that it has no ids for asks for a snapshot. In a snapshot a second buffer holds the rates over time,
+float32 of shape (kernels, points), oldest first.
 
 Browser to kernel: the messages that `parse` knows, and no others, on a comm that the browser opens for each view (see
 `comm`). Each is a JSON object with `version` and `kind`.
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 TARGET = "pydotcompute.control"
 
 COLUMNS = (
@@ -71,6 +71,7 @@ def frame_content(
     step: float,
     roster: int,
     ids: Sequence[str] | None,
+    tags: Sequence[str] | None,
     rate: float | None,
     lag: float | None,
     notebook_lag: float | None,
@@ -86,6 +87,7 @@ def frame_content(
             the window that charts and sparklines show.
         roster: changes whenever the kernels do.
         ids: of all kernels, when the browser may not know them; else None.
+        tags: with the ids, what runs each kernel, ``"cpu"`` or ``"cpu ×100"`` for 100 instances; empty for async ones.
         rate: messages handled per second by all kernels together; None: not known yet.
         lag, notebook_lag: seconds that the loops are late; None: not known.
         notes: what is wrong with single kernels, in words: ``{"kernel", "kind", "text", "origin"}``, kind ``"failed"``
@@ -102,6 +104,7 @@ def frame_content(
         "step": step,
         "roster": roster,
         "ids": None if ids is None else list(ids),
+        "tags": None if tags is None else list(tags),
         "rate": rate,
         "lag": lag,
         "notebookLag": notebook_lag,

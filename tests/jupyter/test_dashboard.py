@@ -13,6 +13,7 @@ from pydotcompute import RingKernelRuntime, ring_kernel
 from pydotcompute.jupyter import schema
 from pydotcompute.runtime import kernel as kernel_module
 from pydotcompute.telemetry import STATES
+from tests.device.steps import Number
 from tests.jupyter.page import PATIENCE, Page, View
 
 with warnings.catch_warnings():
@@ -189,6 +190,24 @@ def test_ids_travel_when_the_kernels_change_and_when_they_are_asked_for(page, ru
     assert history.shape == (2 * snapshot["points"],)
 
 
+def test_tags_say_what_runs_each_kernel(page, runtime, board, start):
+    @ring_kernel(backend="interpreted", instances=3, key="n")
+    def step(state: None, msg: Number, out: None):
+        pass
+
+    start("a", "b")
+    runtime.sync.launch(step)
+    page.view(board)
+    first = page.frame(lambda content: content["ids"])
+    assert first["tags"] == ["", "", "interpreted ×3"]
+    assert page.frame(after=first["number"])["tags"] is None
+    runtime.sync.terminate("a")
+    runtime.sync.launch(step, kernel_id="a")  # the ids are the same
+    later = page.frame(lambda content: content["roster"] > first["roster"], after=first["number"])
+    assert later["ids"] == first["ids"]
+    assert later["tags"] == ["interpreted ×3", "", "interpreted ×3"]
+
+
 def test_a_view_that_joins_late_gets_the_whole_picture(page, board, start):
     start("a")
     page.view(board)
@@ -287,11 +306,11 @@ def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
     [
         ({"version": 99, "kind": "snapshot"}, "version 99"),
         (
-            {"version": 1, "kind": "command", "verb": "explode", "kernel": "a", "request": "r"},
+            {"version": schema.VERSION, "kind": "command", "verb": "explode", "kernel": "a", "request": "r"},
             "unknown command 'explode'",
         ),
         ("garbage", "not an object"),
-        ({"version": 1, "kind": "hello"}, "widget is None"),
+        ({"version": schema.VERSION, "kind": "hello"}, "widget is None"),
     ],
 )
 def test_a_message_that_is_not_understood_is_refused_and_changes_nothing(

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.needs_browser
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 """Seconds that a slow machine may take for any one thing."""
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 
 SHOW = """
 from pydotcompute import RingKernelRuntime, dashboard, ring_kernel
@@ -105,11 +106,34 @@ def lab(tmp_path: Path) -> Iterator[str]:
             server.kill()
 
 
+def test_numbers_are_legible_whatever_their_size(chromium: str) -> None:
+    playwright = pytest.importorskip("playwright.sync_api")
+    script = (ROOT / "pydotcompute/jupyter/widgets/static/dashboard.js").read_text()
+    words = script.partition("// -- words")[2].partition("\n")[2].partition("// -- DOM")[0]
+    calls = {
+        "perSecond": {
+            "[NaN]": "–", "[0]": "0", "[0.42]": "0.4", "[9.96]": "10", "[12345.4]": "12,345", "[99949]": "99,949",
+            "[99951]": "100 k", "[818230]": "818 k", "[999700]": "1.00 M", "[12345678]": "12.3 M", "[99.97e6]": "100 M",
+            "[354e6]": "354 M", "[2.5e9]": "2.50 G",
+        },
+        "percentiles": {
+            "[NaN, NaN]": "–", "[2e-9, 37e-9]": "2 / 37 ns", "[412e-9, 1.25e-6]": "412 ns / 1.3 µs",
+            "[0.9996e-6, 88e-6]": "1.0 / 88 µs", "[0.002, 0.0155]": "2.0 / 16 ms", "[0.5, 12]": "500 ms / 12 s",
+        },
+    }  # fmt: skip
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        page = browser.new_page()
+        for name, cases in calls.items():
+            listed = ", ".join(f"{name}(...{arguments})" for arguments in cases)
+            assert page.evaluate(f"() => {{ {words}; return [{listed}]; }}") == list(cases.values())
+        browser.close()
+
+
 def test_it_draws_and_its_buttons_work_while_a_cell_blocks(lab: str, chromium: str, tmp_path: Path) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
-    arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(PATIENCE * 1000)
         playwright.expect.set_options(timeout=PATIENCE * 1000)

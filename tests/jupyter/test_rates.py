@@ -79,6 +79,13 @@ def test_a_kernel_that_was_launched_again_counts_from_zero(rates):
     assert 8e-6 < rates.wait[0, 0] < 17e-6
 
 
+def test_what_a_kernel_seems_to_have_received_may_fall(rates):
+    """It is read while the loop of a compiled kernel runs on."""
+    rates.add(frame(100, a={"received": 1_000_100, "processed": 1_000_000}))
+    rates.add(frame(101, a={"received": 1_000_050, "processed": 1_000_050}))
+    assert rates.rate == pytest.approx([50])
+
+
 def test_after_a_time_without_frames_it_starts_anew(rates):
     rates.add(frame(100, a={}))
     rates.add(frame(200, a={"processed": 1000}))

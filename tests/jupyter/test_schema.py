@@ -76,25 +76,25 @@ def test_known_messages_are_read(fields, message):
         (None, "not an object"),
         ([], "not an object"),
         ({}, "version None"),
-        ({"version": 2, "kind": "hello", "widget": "k"}, "version 2 .* this kernel version 1: run the cell"),
-        ({"version": "1", "kind": "snapshot"}, "version '1'"),
-        ({"version": 1}, "unknown message None; known: hello"),
-        ({"version": 1, "kind": ["hello"]}, "unknown message"),
-        ({"version": 1, "kind": "shutdown"}, "unknown message 'shutdown'"),
-        ({"version": 1, "kind": "hello"}, "widget is None"),
-        ({"version": 1, "kind": "seen", "visible": 1}, "visible is 1"),
-        ({"version": 1, "kind": "received", "number": True}, "number is True"),
-        ({"version": 1, "kind": "select", "kernels": "a"}, "kernels is 'a'"),
-        ({"version": 1, "kind": "select", "kernels": [1]}, "at most 5 ids"),
-        ({"version": 1, "kind": "select", "kernels": ["a"] * 6}, "at most 5 ids"),
+        ({"version": 1, "kind": "hello", "widget": "k"}, "version 1 .* this kernel version 2: run the cell"),
+        ({"version": "2", "kind": "snapshot"}, "version '2'"),
+        ({"version": 2}, "unknown message None; known: hello"),
+        ({"version": 2, "kind": ["hello"]}, "unknown message"),
+        ({"version": 2, "kind": "shutdown"}, "unknown message 'shutdown'"),
+        ({"version": 2, "kind": "hello"}, "widget is None"),
+        ({"version": 2, "kind": "seen", "visible": 1}, "visible is 1"),
+        ({"version": 2, "kind": "received", "number": True}, "number is True"),
+        ({"version": 2, "kind": "select", "kernels": "a"}, "kernels is 'a'"),
+        ({"version": 2, "kind": "select", "kernels": [1]}, "at most 5 ids"),
+        ({"version": 2, "kind": "select", "kernels": ["a"] * 6}, "at most 5 ids"),
         (
-            {"version": 1, "kind": "command", "verb": "restart", "kernel": "a", "request": "r"},
+            {"version": 2, "kind": "command", "verb": "restart", "kernel": "a", "request": "r"},
             "unknown command 'restart'",
         ),
-        ({"version": 1, "kind": "command", "verb": "__class__", "kernel": "a", "request": "r"}, "unknown command"),
-        ({"version": 1, "kind": "command", "verb": "stop", "kernel": 3, "request": "r"}, "kernel is 3"),
-        ({"version": 1, "kind": "command", "verb": "stop", "kernel": "a"}, "request is None"),
-        ({"version": 1, "kind": "x" * 5000}, r"\.\.\.; known"),
+        ({"version": 2, "kind": "command", "verb": "__class__", "kernel": "a", "request": "r"}, "unknown command"),
+        ({"version": 2, "kind": "command", "verb": "stop", "kernel": 3, "request": "r"}, "kernel is 3"),
+        ({"version": 2, "kind": "command", "verb": "stop", "kernel": "a"}, "request is None"),
+        ({"version": 2, "kind": "x" * 5000}, r"\.\.\.; known"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(data, says):
@@ -109,7 +109,10 @@ JSON = st.recursive(
     max_leaves=8,
 )
 NEAR = st.fixed_dictionaries(
-    {"version": st.just(1), "kind": st.sampled_from(["hello", "seen", "received", "select", "freeze", "command"])},
+    {
+        "version": st.just(schema.VERSION),
+        "kind": st.sampled_from(["hello", "seen", "received", "select", "freeze", "command"]),
+    },
     optional=dict.fromkeys(("widget", "visible", "number", "kernels", "on", "verb", "kernel", "request"), JSON),
 )
 

@@ -16,7 +16,8 @@ import ipywidgets
 import traitlets
 
 from ...exceptions import PyDotComputeError
-from ...runtime import KernelState, RingKernelRuntime
+from ...runtime import KernelState, RingKernelDefinition, RingKernelRuntime
+from ...runtime.step import StepDefinition
 from ...telemetry import Frame
 from .. import comm, schema
 from ..display import Outputs, dashboard_html
@@ -97,7 +98,7 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
         self._views: list[comm.View] = []
         self._listening = 0.0  # the rate that the sampler was asked for; 0: not listening
         self._number = self._roster = 0
-        self._known_ids: tuple[str, ...] | None = None  # what the browser has been told
+        self._known: tuple[Any, ...] | None = None  # ids and tags that the browser has been told
         self._snapshot = True
         self._sent_at = 0.0
         self._drawn = -1  # moment of what the charts show
@@ -327,8 +328,10 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
     def _send_frame(self, now: float) -> None:
         rates, frame = self._rates, self._frame
         assert frame is not None
-        if rates.ids != self._known_ids:
-            self._known_ids = rates.ids
+        kernels = self._runtime.kernels
+        known = rates.ids, [_tag(kernels[kernel_id].definition) for kernel_id in rates.ids]
+        if known != self._known:
+            self._known = known
             self._roster += 1
             full = True
         else:
@@ -357,12 +360,13 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             points=POINTS,
             step=rates.step,
             roster=self._roster,
-            ids=rates.ids if full else None,
+            ids=known[0] if full else None,
+            tags=known[1] if full else None,
             rate=total if total == total else None,  # NaN has no JSON
             lag=frame.loop_lag,
             notebook_lag=frame.notebook_lag,
             dead_letters=frame.dead_letters,
-            notes=self._notes(self._runtime.kernels),
+            notes=self._notes(kernels),
             results=list(self._results),
         )
         buffers = [schema.pack(columns, len(rates.ids))]
@@ -404,6 +408,13 @@ class Dashboard(ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has no typ
             self._charted_as = "selected:" if selected else "" if few else f"busiest {len(chosen)} of {len(ids):,}:"
         series = self._rates.series([name for name in self._charted if name is not None])
         self._charts.draw(self._charted, self._charted_as, *series)
+
+
+def _tag(definition: RingKernelDefinition) -> str:
+    """What runs it, and how many; empty for an async ring kernel."""
+    if not isinstance(definition, StepDefinition):
+        return ""
+    return definition.backend_name + (f" ×{definition.instances:,}" if definition.instances > 1 else "")
 
 
 def _shortened(text: str, limit: int = 300) -> str:

@@ -1,5 +1,5 @@
 // The wire, as jupyter/schema.py describes it.
-const VERSION = 1;
+const VERSION = 2;
 const TARGET = "pydotcompute.control";
 const COLUMNS = [
   ["state", "u4"],
@@ -88,20 +88,32 @@ function short(n) {
   return String(n);
 }
 
+/** "0.4", "1,234", "123 k", "12.3 M": six characters at most. */
 function perSecond(rate) {
   if (Number.isNaN(rate)) return "–";
+  for (const [unit, scale] of [
+    ["G", 1e9],
+    ["M", 1e6],
+    ["k", 1e3],
+  ]) {
+    const value = rate / scale;
+    if (value < (unit === "k" ? 99.95 : 0.9995)) continue;
+    return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} ${unit}`;
+  }
   return rate === 0 ? "0" : rate < 9.95 ? rate.toFixed(1) : count(Math.round(rate));
 }
 
 /** [number, unit]: "2.1", "µs". */
 function duration(seconds) {
   for (const [unit, scale] of [
+    ["ns", 1e9],
     ["µs", 1e6],
     ["ms", 1e3],
     ["s", 1],
   ]) {
     const value = seconds * scale;
-    if (value < 999.5 || unit === "s") return [value < 9.95 ? value.toFixed(1) : count(Math.round(value)), unit];
+    const digits = value < 9.95 && unit !== "ns" ? 1 : 0;
+    if (value < 999.5 || unit === "s") return [digits ? value.toFixed(1) : count(Math.round(value)), unit];
   }
 }
 
@@ -202,8 +214,8 @@ const TIPS = {
   depth: "messages in the mailbox; the pale bar and the number in brackets are the most there ever were",
   spark: "messages handled per second, over the time of the charts",
   rate: "messages handled per second",
-  waitP99: "time in the mailbox, of the last seconds",
-  handleP99: "time in the body, of the last seconds",
+  waitP99: "time in the mailbox, of the last seconds; of compiled kernels a sample",
+  handleP99: "time in the body, of the last seconds; of compiled kernels a sample",
   deadLetters: "dead letters: messages that were not handled",
 };
 const OVERSCAN = 3;
@@ -216,6 +228,7 @@ function render({ model, el, ui }) {
   // What is shown: the latest frame, and what the browser keeps besides.
   let frame = null; // {content, columns}
   let ids = [];
+  let tags = []; // what runs each: "cpu", or "" for async kernels
   let roster = 0;
   let sparks = []; // by kernel: Float32Array(points), point k at k % points
   let moment = -1;
@@ -331,6 +344,7 @@ function render({ model, el, ui }) {
 
   function row() {
     const name = h("span");
+    const tag = h("span", { class: "pdc-kind" });
     const version = h("span", { class: "pdc-tag" });
     const shape = svg("");
     const word = h("span");
@@ -348,7 +362,7 @@ function render({ model, el, ui }) {
     const line = svg("", { viewBox: "0 0 84 18", preserveAspectRatio: "none", role: "img", "aria-label": "" });
     const cell = (extra = {}) => h("div", { role: "gridcell", ...extra });
     const id = cell({ class: "pdc-left pdc-id" });
-    id.append(name, version);
+    id.append(name, tag, version);
     const spark = cell({ class: "pdc-left pdc-spark" });
     spark.append(line);
     const cells = {
@@ -372,6 +386,11 @@ function render({ model, el, ui }) {
       name: field((value) => {
         name.textContent = value;
         id.title = value;
+      }),
+      tag: field((value) => {
+        tag.textContent = value;
+        tag.title = `compiled, runs on: ${value}`;
+        tag.hidden = !value;
       }),
       version: field((n) => {
         version.textContent = `v${n}`;
@@ -409,6 +428,7 @@ function render({ model, el, ui }) {
     line.show(true);
     line.at(at);
     line.name(ids[i]);
+    line.tag(tags[i]);
     line.version(columns.version[i]);
     line.state(columns.state[i]);
     line.depth(columns.depth[i] < 10000 ? count(columns.depth[i]) : short(columns.depth[i]));
@@ -645,6 +665,7 @@ function render({ model, el, ui }) {
   function adopt(content) {
     const former = new Map(ids.map((id, i) => [id, sparks[i]]));
     ids = content.ids;
+    tags = content.tags;
     roster = content.roster;
     sparks = ids.map((id) => former.get(id) ?? new Float32Array(content.points).fill(NaN));
     sortedAt = -1e9;
