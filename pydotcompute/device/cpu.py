@@ -456,7 +456,11 @@ class CpuExecutor:
 
     def put_records(self, records: NDArray[np.void], instance: int) -> int:
         count = min(len(records), max(_MOST_BYTES // records.itemsize, 1))
-        return self._native.put_many(self.address, address(records), count, instance)
+        return self._native.put_many(self.address, address(records), count, instance, 1)
+
+    def feed_records(self, records: NDArray[np.void], instance: int) -> int:
+        count = min(len(records), max(_MOST_BYTES // records.itemsize, 1))
+        return self._native.put_many(self.address, address(records), count, instance, 0)
 
     def open_gate(self, is_open: bool) -> None:
         self._words[ring.GATE] = is_open

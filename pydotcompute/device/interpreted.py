@@ -134,8 +134,14 @@ class InterpretedExecutor:
         return len(fitting)
 
     def put_records(self, records: NDArray[np.void], instance: int) -> int:
+        return self._append_records(records, instance, False)
+
+    def feed_records(self, records: NDArray[np.void], instance: int) -> int:
+        return self._append_records(records, instance, True)
+
+    def _append_records(self, records: NDArray[np.void], instance: int, by_force: bool) -> int:
         packed, size, now = records[: self._capacity].tobytes(), records.itemsize, clock()
-        return self._append([(packed[i : i + size], instance, 0, now) for i in range(0, len(packed), size)], False)
+        return self._append([(packed[i : i + size], instance, 0, now) for i in range(0, len(packed), size)], by_force)
 
     def ask(self, message: Any, instance: int, ticket: int) -> Any:
         return PENDING if self.put(message, instance, ticket) else REFUSED

@@ -278,10 +278,10 @@ def put_plain(kernel: int) -> int:
     return put(kernel, load(kernel, SCRATCH), -1, 0, 1)
 
 
-@njit("int64(int64, int64, int64, int64)", cache=CACHE)
-def put_many(kernel: int, source: int, count: int, instance: int) -> int:
+@njit("int64(int64, int64, int64, int64, int64)", cache=CACHE)
+def put_many(kernel: int, source: int, count: int, instance: int, gated: int) -> int:
     """Put as many of the records at an address as there is room for; how many, or -1: the gate is closed."""
-    if load(kernel, GATE) == 0:
+    if gated and load(kernel, GATE) == 0:
         return SHUT
     inbox = load(kernel, INBOX)
     tail, limit = load(inbox, TAIL), load(inbox, LIMIT)
@@ -561,16 +561,26 @@ def attend(kernel: int) -> int:
 
 
 @_inside
+def asks_next(kernel: int) -> int:
+    """Whether the first message that the host has sent waits for an answer."""
+    inbox = load(kernel, INBOX)
+    run = load(inbox, RUN_HEAD)
+    if run == acquire(inbox, RUN_TAIL):
+        return 0
+    return load(load(inbox, RUNS) + (run & load(inbox, MASK)) * (8 * RUN_WORDS), TICKET)
+
+
+@_inside
 def has_work(kernel: int) -> int:
     """Whether `attend` would handle a message now. If not for want of room, whoever makes some notifies the kernel."""
     if load(kernel, PAUSED) or load(kernel, FAILED) or queued(kernel) == 0:
         return 0
-    for full in (load(kernel, OUT), load(kernel, ANSWERS)):
+    full = load(kernel, ANSWERS) if asks_next(kernel) else load(kernel, OUT)
+    if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
+        exchange(full, BLOCKED, 1)
+        heavy(load(kernel, POOL))
         if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
-            exchange(full, BLOCKED, 1)
-            heavy(load(kernel, POOL))
-            if load(full, TAIL) - acquire(full, HEAD) >= load(full, LIMIT):
-                return 0
+            return 0
     return 1
 
 

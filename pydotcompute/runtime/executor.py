@@ -100,6 +100,9 @@ class Executor(Protocol):
         `records` is C-contiguous, of shape (n,) and the dtype of the program's message type; the caller has checked it.
         """
 
+    def feed_records(self, records: NDArray[np.void], instance: int) -> int:
+        """`put_records` past a closed gate."""
+
     def ask(self, message: Any, instance: int, ticket: int) -> Any:
         """`put` and, if that promises to be quicker than the event loop, wait a few microseconds for the answer.
 

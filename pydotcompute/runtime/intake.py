@@ -7,7 +7,9 @@ into the ring.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +32,15 @@ PUMP_AGAIN = 0.001
 """Seconds until it looks again where no event says that there is room."""
 
 
+class Rest:
+    """Records of a batch that the ring had no room for, and the sender that waits until it has."""
+
+    __slots__ = ("instance", "records", "wait")
+
+    def __init__(self, records: NDArray[np.void], instance: int, wait: Wait) -> None:
+        self.records, self.instance, self.wait = records, instance, wait
+
+
 class Intake(Mailbox):
     """The mailbox in front of the ring. Its bound counts what is in the ring too.
 
@@ -43,6 +54,7 @@ class Intake(Mailbox):
         "_kernel",
         "_layout",
         "_pumping",
+        "_rests",
         "_runs",
         "_scratch",
         "_unnamed",
@@ -57,6 +69,7 @@ class Intake(Mailbox):
         self._is_open = self._runs = False
         self._pumping = False  # the pump will come, by the loop or by an event that is armed
         self._watching = False  # a timer will look whether replies are unread
+        self._rests: deque[Rest] = deque()
         self.halted = True
         self.adopt(definition)
 
@@ -92,10 +105,14 @@ class Intake(Mailbox):
         instance = self.addressed(mark)
         self._layout.pack_into(self._scratch, 0, msg)  # what cannot be packed shall raise here, and not in the pump
         blocked = super().put(msg, sink, instance)
-        if blocked is not None and not self._watching:
+        if blocked is not None:
+            self._watch_later()
+        return blocked
+
+    def _watch_later(self) -> None:
+        if not self._watching:
             self._watching = True
             self._scheduler.loop.call_later(PATIENCE, self._watch)
-        return blocked
 
     def _watch(self) -> None:
         self._watching = False
@@ -115,6 +132,29 @@ class Intake(Mailbox):
         """How many of them the ring has taken."""
         return max(self._executor.put_records(records, self.addressed(instance)), 0)
 
+    @property
+    def takes_rests(self) -> bool:
+        """Whether the pump can put records into the ring as there is room; else they go by the mailbox, as messages."""
+        return self._runs and self.strategy == "block" and not self.closed
+
+    async def put_rest(self, records: NDArray[np.void], instance: int | None) -> None:
+        """Wait until these records are in the ring."""
+        rest = Rest(records, self.addressed(instance), self._scheduler.wait())
+        self._rests.append(rest)
+        self._tune()
+        self._watch_later()
+        try:
+            await rest.wait
+        except asyncio.CancelledError:
+            if rest in self._rests:
+                self._rests.remove(rest)
+                self._tune()
+            raise
+
+    @property
+    def blocked(self) -> int:
+        return super().blocked + len(self._rests)
+
     def _insert(self, entry: Entry, priority: int) -> None:
         super()._insert(entry, priority)
         self._tune()
@@ -129,18 +169,31 @@ class Intake(Mailbox):
         while left and self._runs and (top := self._top()) >= 0 and self._feed(top):
             self._let_in()
             left -= 1
+        if self._rests and self._runs and not self._extra:
+            self._put_rests()
         self._tune()
         self._pumping = self._runs and self._is_waited_in
         if self._pumping:
             loop = self._scheduler.loop
             if not left:
                 loop.call_soon(self.pump)
-            elif self._is_exact or self._executor.arm(Event.ROOM):
-                # Less is in the ring than it can hold, and yet no more may go there.
+            elif self._is_exact:  # less is in the ring than it can hold, and yet no more may go there
                 self._kernel._arm(Event.IDLE)
                 loop.call_later(PUMP_AGAIN, self.pump)
+            elif self._executor.arm(Event.ROOM):
+                loop.call_soon(self.pump)
         if self._kernel._watchers:
             self._kernel._watch_idle()
+
+    def _put_rests(self) -> None:
+        while self._rests:
+            rest = self._rests[0]
+            taken = self._executor.feed_records(rest.records, rest.instance)
+            rest.records = rest.records[taken:]
+            if not len(rest.records):
+                self._rests.popleft().wait.set(None)
+            elif not taken:
+                break
 
     def _feed(self, priority: int) -> bool:
         """Put the next message of this priority into the ring. False: there is no room."""
@@ -174,7 +227,13 @@ class Intake(Mailbox):
 
     @property
     def _is_waited_in(self) -> bool:
-        return bool(self.plain or self._extra or self._blocked)
+        return bool(self.plain or self._extra or self._blocked or self._rests)
+
+    def close(self, error: Callable[[], Exception]) -> None:
+        super().close(error)
+        while self._rests:
+            self._rests.popleft().wait.fail(error())
+        self._tune()
 
     def _tune(self) -> None:
         # No message is put into or taken from a compiled kernel's mailbox in the fast ways of others.

@@ -30,7 +30,7 @@ from ..exceptions import (
     QueueTimeoutError,
     RuntimeClosedError,
 )
-from ..messages import DEFAULT_PRIORITY, checked_records, from_record, from_records
+from ..messages import DEFAULT_PRIORITY, checked_records, from_records
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
 from .checks import checked_id, checked_timeout, is_count
@@ -682,7 +682,7 @@ class RingKernelRuntime:
         if isinstance(kernel, CompiledKernel):
             records = kernel._box.packed(messages)
             if usual:
-                return await self._send_records(kernel, records, messages.__getitem__, instance)
+                return await self._send_records(kernel, records, lambda done: messages[done:], instance)
         done = 0
         while done < len(messages):
             took = kernel._box.put_many(messages, done) if usual else 0
@@ -692,16 +692,23 @@ class RingKernelRuntime:
             done += took
 
     async def _send_records(
-        self, kernel: CompiledKernel, records: NDArray[np.void], message: Callable[[int], Any], instance: int | None
+        self,
+        kernel: CompiledKernel,
+        records: NDArray[np.void],
+        messages: Callable[[int], Iterable[Any]],
+        instance: int | None,
     ) -> None:
-        """Send records, or the message of one where it has to wait."""
-        done = 0
+        """Send records; those from an index on as these `messages` where they cannot go into the ring."""
+        box, done = kernel._box, 0
         while done < len(records):
-            took = kernel._box.put_records(records[done:], instance)
-            if not took:
-                await self.send(kernel.id, message(done), instance)
-                took = 1
-            done += took
+            taken = box.put_records(records[done:], instance)
+            done += taken
+            if not taken:
+                if box.takes_rests:
+                    return await box.put_rest(records[done:], instance)
+                for message in messages(done):
+                    await self.send(kernel.id, message, instance)
+                return
 
     async def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
         """`send` each of these records, in order, as a message of default priority.
@@ -726,7 +733,7 @@ class RingKernelRuntime:
         records = checked_records(cls, records)
         if not isinstance(kernel, CompiledKernel):
             return await self.send_many(kernel_id, from_records(cls, records))
-        await self._send_records(kernel, records, lambda i: from_record(cls, records[i]), instance)
+        await self._send_records(kernel, records, lambda done: from_records(cls, records[done:]), instance)
 
     async def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
         """Send a message and wait for the reply to it: None if the step of a compiled ring kernel sends none.
