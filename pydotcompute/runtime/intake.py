@@ -35,10 +35,12 @@ PUMP_AGAIN = 0.001
 class Rest:
     """Records of a batch that the ring had no room for, and the sender that waits until it has."""
 
-    __slots__ = ("instance", "records", "wait")
+    __slots__ = ("after", "instance", "records", "wait")
 
-    def __init__(self, records: NDArray[np.void], instance: int, wait: Wait) -> None:
+    def __init__(self, records: NDArray[np.void], instance: int, wait: Wait, after: int) -> None:
         self.records, self.instance, self.wait = records, instance, wait
+        self.after = after
+        """How many messages of default priority have left the mailbox when those are gone that came before."""
 
 
 class Intake(Mailbox):
@@ -53,6 +55,7 @@ class Intake(Mailbox):
         "_is_open",
         "_kernel",
         "_layout",
+        "_passed",
         "_pumping",
         "_rests",
         "_runs",
@@ -70,6 +73,7 @@ class Intake(Mailbox):
         self._pumping = False  # the pump will come, by the loop or by an event that is armed
         self._watching = False  # a timer will look whether replies are unread
         self._rests: deque[Rest] = deque()
+        self._passed = 0  # messages of default priority that the pump has taken
         self.halted = True
         self.adopt(definition)
 
@@ -139,7 +143,8 @@ class Intake(Mailbox):
 
     async def put_rest(self, records: NDArray[np.void], instance: int | None) -> None:
         """Wait until these records are in the ring."""
-        rest = Rest(records, self.addressed(instance), self._scheduler.wait())
+        before = len(self.plain) + sum(priority == DEFAULT_PRIORITY for _, priority in (self._blocked or {}).values())
+        rest = Rest(records, self.addressed(instance), self._scheduler.wait(), self._passed + before)
         self._rests.append(rest)
         self._tune()
         self._watch_later()
@@ -169,7 +174,7 @@ class Intake(Mailbox):
         while left and self._runs and (top := self._top()) >= 0 and self._feed(top):
             self._let_in()
             left -= 1
-        if self._rests and self._runs and not self._extra:
+        if self._runs and not self._extra:
             self._put_rests()
         self._tune()
         self._pumping = self._runs and self._is_waited_in
@@ -188,6 +193,8 @@ class Intake(Mailbox):
     def _put_rests(self) -> None:
         while self._rests:
             rest = self._rests[0]
+            if self._passed < rest.after and (self.plain or self._blocked):
+                break
             taken = self._executor.feed_records(rest.records, rest.instance)
             rest.records = rest.records[taken:]
             if not len(rest.records):
@@ -214,6 +221,7 @@ class Intake(Mailbox):
             self._kernel.bury(self._take(priority), str(error))
             return True
         self._take(priority)
+        self._passed += priority == DEFAULT_PRIORITY
         if ticket:
             self._kernel._look_for_answers()
         return True
