@@ -8,7 +8,6 @@ loop may be hoisted out of it and are then never seen to change; what another th
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 from collections.abc import Callable
 from typing import Any
@@ -288,8 +287,7 @@ def has_membarrier() -> bool:
     return int(system_call(_MEMBARRIER, _REGISTER, 0, 0)) == 0
 
 
-# POSIX. What goes through a file descriptor wakes a thread, or an event loop, without the interpreter.
-POSIX = os.name == "posix"
+# What goes through a file descriptor wakes a thread, or an event loop, without the interpreter.
 read = types.ExternalFunction("read", types.int64(types.int32, types.int64, types.int64))
 write = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
 give_way = types.ExternalFunction("sched_yield", types.int32())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from ..exceptions import BackendUnavailableError, DefinitionError
 from ..runtime.executor import Backend
 
@@ -23,6 +25,10 @@ def choose(name: str) -> Backend:
         return InterpretedBackend()
     if name == "cuda":
         raise BackendUnavailableError("ring kernels cannot run on a GPU here: pass backend='cpu' or 'auto'")
+    if os.name != "posix":
+        raise BackendUnavailableError(
+            "compiled ring kernels need Linux or macOS (on Windows: WSL); pass backend='interpreted', which is slow"
+        )
     from .compiler import compiler_missing
 
     if missing := compiler_missing():

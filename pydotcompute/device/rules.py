@@ -163,7 +163,7 @@ _STATEMENTS: dict[type[ast.AST], str] = {
 _BUILTINS = {abs, bool, complex, divmod, enumerate, float, int, len, max, min, pow, range, round, sum, zip}
 _LOOP = "write a `for` loop over the elements"
 _BUILTIN_HINTS = {
-    "print": "see values with `await handle.snapshot()`, or with backend='interpreted' and breakpoint()",
+    "print": "see values with `await handle.snapshot()`, or with backend='interpreted' and pdb.set_trace()",
     "breakpoint": "it needs backend='interpreted'",
     "isinstance": "the types of all fields are known: leave it out",
     "str": NO_TEXT,

@@ -260,13 +260,13 @@ class CompiledKernel(RingKernel):
         super()._check_successor(definition)
         assert isinstance(definition, StepDefinition)
         if differences := self.definition.differences(definition):
-            raise self._cannot_replace(f"the new definition has another {', another '.join(differences)}")
+            raise self._cannot_replace(f"the new definition differs in {' and '.join(differences)}")
         definition.build()
 
     def _replace(self, definition: RingKernelDefinition) -> None:
-        assert isinstance(definition, StepDefinition)
         if self.state.over or self.state is KernelState.TERMINATING:
             return
+        assert isinstance(definition, StepDefinition)
         if self._successor is None:
             self._swapping = self._scheduler.loop.create_task(self._swap())
         self._successor = definition

@@ -134,7 +134,9 @@ class Intake(Mailbox):
 
     def put_records(self, records: NDArray[np.void], instance: int | None) -> int:
         """How many of them the ring has taken."""
-        return max(self._executor.put_records(records, self.addressed(instance)), 0)
+        taken = max(self._executor.put_records(records, self.addressed(instance)), 0)
+        self.peak = max(self.peak, len(self))
+        return taken
 
     @property
     def takes_rests(self) -> bool:

@@ -131,6 +131,8 @@ class KernelStatistics:
             for name in COUNTERS.names or ()
             if name not in ("state", "busy_ns", "waited", "handled")
         }
+        # The loop of a compiled kernel counts what it has handled, also while a row is being written and read.
+        counts["received"] = max(counts["received"], counts["processed"])
         return cls(
             kernel_id=kernel_id,
             state=STATES[int(row["state"])],

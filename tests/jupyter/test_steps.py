@@ -245,6 +245,14 @@ def test_restart_makes_a_compiled_kernel_of_an_async_one(steps: NotebookKernel, 
     assert steps.value(total(1, 2.0)) == 2.0
 
 
+def test_restart_makes_an_async_kernel_of_a_compiled_one(steps: NotebookKernel, loop: str) -> None:
+    steps.run(stats())
+    cell = steps.run(ECHO.format(options="--restart"))
+    steps.show(cell, "stats is active\n")
+    assert steps.value('await runtime.ask("stats", 3)') == 3
+    assert cell.stderr == ""
+
+
 # -- %ring -------------------------------------------------------------------------------------------------------------
 
 
