@@ -508,7 +508,8 @@ class CpuExecutor:
         return int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
 
     def arm(self, events: Event) -> Event:
-        return Event(self._native.arm(self.address, int(events)))
+        looks = self._looks if events in (Event.REPLY, Event.ROOM) else 0
+        return Event(self._native.arm(self.address, int(events), looks))
 
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CpuExecutor) or target.engine is not self.engine or self._target is not None:

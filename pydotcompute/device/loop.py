@@ -360,9 +360,19 @@ def take(ring: int, target: int, count: int) -> int:
     return count
 
 
-@njit("int64(int64, int64)", cache=CACHE)
-def arm(kernel: int, wanted: int) -> int:
-    """Have `tell` called for one of these events. Those that hold already, and then none is armed."""
+@njit("int64(int64, int64, int64)", cache=CACHE)
+def arm(kernel: int, wanted: int, looks: int) -> int:
+    """Have `tell` called for one of these events. Those that hold already, and then none is armed.
+
+    While a worker is at it, they are worth looking for so many times: to be told takes longer.
+    """
+    for _ in range(min(load(kernel, PATIENCE), looks)):
+        held = events(kernel, wanted)
+        if held:
+            return held
+        if load(kernel, STATUS) != ATTENDED:
+            break
+        relax()
     fetch_or(kernel, ARMED, wanted)
     heavy(load(kernel, POOL))
     held = events(kernel, wanted)
