@@ -481,6 +481,57 @@ class Conformance:
         assert await kernel.snapshot() == tally_of(load.sent)
         assert kernel.statistics().queue_peak <= 64
 
+    @pytest.mark.parametrize("queue_size", [3, 1000])
+    async def test_the_messages_of_one_sender_keep_their_order_whichever_way_they_take(
+        self, runtime, start, queue_size
+    ):
+        rng = random.Random(queue_size)
+        kernel = await start(steps.tally, queue_size=queue_size)
+        n = max(self.load(50_000), 10_000) if queue_size > 3 else 500
+
+        async def send():
+            sent = 0
+            while sent < n:
+                some = range(sent, min(sent + rng.randrange(1, 2 * queue_size), n))
+                match rng.randrange(3):
+                    case 0:
+                        await kernel.send_batch(numbers(some))
+                    case 1:
+                        await kernel.send_many(map(Number, some))
+                    case _:
+                        some = some[:20]
+                        for i in some:
+                            await kernel.send(Number(i))
+                sent += len(some)
+
+        async def pause():
+            while True:
+                await asyncio.sleep(0.001 * rng.random())
+                await kernel.deactivate()
+                for _ in range(rng.randrange(20)):
+                    await asyncio.sleep(0)
+                await kernel.reactivate()
+
+        sending, pausing = asyncio.ensure_future(send()), asyncio.ensure_future(pause())
+        replies = await collect(runtime, "tally", n)
+        await sending
+        pausing.cancel()
+        np.testing.assert_array_equal(replies["n"], np.arange(n))
+        if kernel.state is KernelState.DEACTIVATED:
+            await kernel.reactivate()
+        assert await kernel.snapshot() == tally_of(n)
+        assert kernel.statistics().queue_peak <= queue_size
+
+    async def test_a_batch_does_not_overtake_what_waited_while_it_was_paused(self, runtime, start):
+        kernel = await start(steps.tally, queue_size=1000)
+        await kernel.deactivate()
+        await kernel.send_many(map(Number, range(900)))
+        await kernel.reactivate()
+        sending = asyncio.ensure_future(kernel.send_batch(numbers(range(900, 2500))))
+        replies = await collect(runtime, "tally", 2500)
+        await sending
+        np.testing.assert_array_equal(replies["n"], np.arange(2500))
+
     async def test_what_comes_while_it_is_paused_is_handled_afterwards_in_order(self, runtime, start):
         kernel = await start(steps.tally, queue_size=300)
         await kernel.deactivate()
