@@ -234,7 +234,7 @@ class CpuEngine:
         self._closed = False
         loop.add_reader(self._host_fds[0], self._on_events)
 
-    def executor(self, program: Program, row: memoryview, notify: Callable[[Event], None]) -> CpuExecutor:
+    def executor(self, program: Program, row: memoryview, notify: Callable[[int], None]) -> CpuExecutor:
         assert isinstance(program, CpuProgram)
         self._sweep()
         if not self._free:
@@ -276,7 +276,7 @@ class CpuEngine:
             executor = self._executors.get(int(pairs[2 * i]))
             if executor is not None and pairs[2 * i + 1]:
                 try:
-                    executor.notify(Event(int(pairs[2 * i + 1])))
+                    executor.notify(int(pairs[2 * i + 1]))
                 except Exception as error:  # noqa: BLE001 - the others are to hear of theirs all the same
                     self._loop.call_exception_handler({"message": "a ring kernel's event failed", "exception": error})
 
@@ -355,7 +355,7 @@ class CpuExecutor:
     """One ring kernel: its rings, its states, its words."""
 
     def __init__(
-        self, engine: CpuEngine, program: CpuProgram, row: memoryview, notify: Callable[[Event], None], index: int
+        self, engine: CpuEngine, program: CpuProgram, row: memoryview, notify: Callable[[int], None], index: int
     ) -> None:
         definition = program.definition
         self.engine, self.program, self.notify, self.index = engine, program, notify, index
@@ -507,9 +507,9 @@ class CpuExecutor:
             return 0
         return int(self._out.words[ring.TAIL] - self._out.words[ring.HEAD])
 
-    def arm(self, events: Event) -> Event:
+    def arm(self, events: int) -> int:
         looks = self._looks if events in (Event.REPLY, Event.ROOM) else 0
-        return Event(self._native.arm(self.address, int(events), looks))
+        return self._native.arm(self.address, events, looks)
 
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CpuExecutor) or target.engine is not self.engine or self._target is not None:

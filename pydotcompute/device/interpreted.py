@@ -83,7 +83,7 @@ class InterpretedExecutor:
     patience = 1
 
     def __init__(
-        self, engine: InterpretedEngine, program: Program, row: memoryview, notify: Callable[[Event], None]
+        self, engine: InterpretedEngine, program: Program, row: memoryview, notify: Callable[[int], None]
     ) -> None:
         self._engine, self._row, self._notify = engine, row, notify
         self._lock = Lock()  # held for a few instructions
@@ -92,7 +92,7 @@ class InterpretedExecutor:
         self._places = 0  # kept in the ring for replies of other kernels, whose steps run
         self._answers: list[tuple[int, Any]] = []
         self._is_open = self._runs = self._scheduled = self._closed = False
-        self._armed = Event.FAILURE
+        self._armed: int = Event.FAILURE
         self._target: Any = None  # another of these
         self._sources: set[InterpretedExecutor] = set()  # those that wait to hand a reply over
         self.failure: BaseException | None = None
@@ -177,19 +177,19 @@ class InterpretedExecutor:
     def unread(self) -> int:
         return len(self._replies)
 
-    def arm(self, events: Event) -> Event:
+    def arm(self, events: int) -> int:
         come = self._present() & events
         if not come:
             self._armed |= events
         return come
 
-    def _present(self) -> Event:
+    def _present(self) -> int:
         return (
-            (Event.ANSWER if self._answers else Event(0))
-            | (Event.REPLY if self._replies else Event(0))
-            | (Event.ROOM if self.depth < self._capacity else Event(0))
-            | (Event.IDLE if not self.depth else Event(0))
-            | (Event.FAILURE if self.failure is not None else Event(0))
+            (Event.ANSWER if self._answers else 0)
+            | (Event.REPLY if self._replies else 0)
+            | (Event.ROOM if self.depth < self._capacity else 0)
+            | (Event.IDLE if not self.depth else 0)
+            | (Event.FAILURE if self.failure is not None else 0)
         )
 
     def connect(self, target: Executor) -> bool:
@@ -369,7 +369,7 @@ class InterpretedEngine:
         self.loop, self.thread = loop, get_ident()
         self.executors: set[InterpretedExecutor] = set()
 
-    def executor(self, program: Program, row: memoryview, notify: Callable[[Event], None]) -> InterpretedExecutor:
+    def executor(self, program: Program, row: memoryview, notify: Callable[[int], None]) -> InterpretedExecutor:
         executor = InterpretedExecutor(self, program, row, notify)
         self.executors.add(executor)
         return executor

@@ -221,6 +221,8 @@ def checked_records(cls: type, records: NDArray[np.void]) -> NDArray[np.void]:
         MessageTypeError: no array, not one-dimensional, or of other fields; names the first that differs.
     """
     name, dtype = cls.__qualname__, layout(cls).dtype
+    if type(records) is np.ndarray and records.dtype is dtype and records.ndim == 1 and records.flags.carray:
+        return records
     if not isinstance(records, np.ndarray):
         raise MessageTypeError(
             f"records of {name} must be a NumPy array, not a {type(records).__qualname__}: make one with "

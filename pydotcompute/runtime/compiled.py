@@ -203,11 +203,11 @@ class CompiledKernel(RingKernel):
 
     # -- its life: only on the runtime's loop --------------------------------------------------------------------------
 
-    def _arm(self, events: Event) -> None:
+    def _arm(self, events: int) -> None:
         if come := self._executor.arm(events):
             self._scheduler.loop.call_soon(self._notified, come)
 
-    def _notified(self, events: Event) -> None:
+    def _notified(self, events: int) -> None:
         """What the executor was armed for has come."""
         if self.state.over:
             return
