@@ -61,7 +61,7 @@ def test_the_version_is_the_one_of_the_package(metadata):
 def test_a_plain_install_brings_what_a_notebook_needs(metadata):
     plain = [need for need in metadata.get_all("Requires-Dist") if "extra ==" not in need]
     names = {need.partition(">")[0] for need in plain}
-    assert names == {"numpy", "msgpack", "ipywidgets", "anywidget", "bqplot"}
+    assert names == {"numpy", "msgpack", "numba", "ipywidgets", "anywidget", "bqplot"}
     assert all(find_spec(name) for name in names)
 
 

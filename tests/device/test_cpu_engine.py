@@ -64,11 +64,14 @@ def numbers(n):
     return records
 
 
+@pytest.fixture
 def workers():
-    return [thread for thread in threading.enumerate() if thread.name.startswith("pydotcompute-cpu")]
+    """Those that were not there before: some may still be in the long steps of other tests."""
+    before = set(threading.enumerate())
+    return lambda: [t for t in set(threading.enumerate()) - before if t.name.startswith("pydotcompute-cpu")]
 
 
-async def test_there_are_as_many_workers_as_cores_and_none_after_the_end(runtime, start, cpu, monkeypatch):
+async def test_there_are_as_many_workers_as_cores_and_none_after_the_end(workers, runtime, start, cpu, monkeypatch):
     monkeypatch.setattr(cpu, "cores", lambda: 3)
     await start(increment)
     assert len(workers()) == 3
@@ -179,7 +182,7 @@ async def test_places_are_used_again_and_there_is_an_end_to_them(runtime, start,
         await start(increment, "one more")
 
 
-async def test_a_step_that_hangs_keeps_nobody_from_closing(runtime, start, cpu, monkeypatch, caplog):
+async def test_a_step_that_hangs_keeps_nobody_from_closing(workers, runtime, start, cpu, monkeypatch, caplog):
     """Its thread stays until the step comes back; what it uses is not given back before."""
     monkeypatch.setattr(cpu, "PATIENCE_AT_END", 0.05)
     await start(increment)
