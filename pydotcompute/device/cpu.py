@@ -64,6 +64,7 @@ def serve(kernel):
     first, last = load(kernel, FIRST), load(kernel, LAST)
     tail, limit = load(kernel, REPLY_TAIL), load(kernel, REPLY_LIMIT)
     to_instance = load(kernel, TO_INSTANCE)
+    unsaid = 0 if last - first <= 16 else 15
 {arrays}
     while first < last and tail < limit and acquire(kernel, PAUSED) == 0:
         message = {message}
@@ -71,7 +72,9 @@ def serve(kernel):
         reply = {reply}
 {call}
         first += 1
-        store(kernel, FIRST, first)
+        if first & unsaid == 0:
+            store(kernel, FIRST, first)
+    store(kernel, FIRST, first)
     store(kernel, REPLY_TAIL, tail)
     return 0
 """
