@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,30 @@ def consume(indices, slots, records, n):
         else:
             total += records[more - 1].last
     return total
+
+
+@cache
+def driver(put_many: Any, take_many: Any) -> Any:
+    """``drive(kernel, replies, size, n)``: so many messages of `size` bytes to a compiled kernel and back, in batches.
+
+    `put_many` and `take_many` are those of the CPU backend, which takes them by address, as C does.
+    """
+
+    @njit(nogil=True)
+    def drive(kernel, replies, size, n):
+        source, target = np.zeros(BATCH * size // 8, np.int64), np.zeros(BATCH * size // 8, np.int64)
+        sent, got, looks = 0, 0, 0
+        while got < n:
+            more = put_many(kernel, source.ctypes.data, min(BATCH, n - sent), -1, 1) if sent < n else 0
+            sent += more
+            taken = take_many(replies, target.ctypes.data, BATCH)
+            got += taken
+            if more == 0 and taken == 0:
+                looks += 1
+                rest(looks)
+        return got
+
+    return drive
 
 
 def _aligned(dtype: np.dtype[Any], n: int) -> NDArray[Any]:
