@@ -175,26 +175,35 @@ def make_ready(kernel: int) -> None:
     """After its status has become READY."""
     pool, index = load(kernel, POOL), load(kernel, INDEX)
     fetch_or(load(pool, READY_BITS), index >> 6, 1 << (index & 63))
-    fence()
-    wake_worker(pool)
+
+
+@_inside
+def notify_inside(kernel: int) -> int:
+    """The same by a worker, which attends it next or wakes another; whether that is to be done."""
+    light(load(kernel, POOL))
+    if load(kernel, STATUS) == ASLEEP and swap_if(kernel, STATUS, ASLEEP, READY):
+        make_ready(kernel)
+        return 1
+    return 0
 
 
 @njit("void(int64)", nogil=True, cache=CACHE)
 def notify(kernel: int) -> None:
     """Something has changed for a kernel: see that a worker attends it."""
-    light(load(kernel, POOL))
-    if load(kernel, STATUS) == ASLEEP and swap_if(kernel, STATUS, ASLEEP, READY):
-        make_ready(kernel)
+    if notify_inside(kernel):
+        fence()
+        wake_worker(load(kernel, POOL))
 
 
 @_inside
-def made_room(ring: int) -> None:
-    """The reader has taken something: the writer may have waited for that."""
+def was_blocked(ring: int) -> int:
+    """After the reader has taken something: the writer's kernel if it waited for that."""
     writer = load(ring, WRITER)
     if writer:
         light(load(writer, POOL))
         if load(ring, BLOCKED) and exchange(ring, BLOCKED, 0):
-            notify(writer)
+            return writer
+    return 0
 
 
 @njit("int64(int64)", nogil=True, cache=CACHE)
@@ -356,7 +365,9 @@ def take(ring: int, target: int, count: int) -> int:
     copy(target, buffer + place * size, before * size)
     copy(target + before * size, buffer, (count - before) * size)
     release(ring, HEAD, head + count)
-    made_room(ring)
+    writer = was_blocked(ring)
+    if writer:
+        notify(writer)
     return count
 
 
@@ -456,7 +467,7 @@ def serve(kernel: int, ring: int, head: int, end: int, instance: int) -> int:
     if replied:
         release(out, TAIL, tail + replied)
         if load(out, READER):
-            notify(load(out, READER))
+            notify_inside(load(out, READER))
     release(ring, HEAD, head + handled)
     return handled
 
@@ -553,7 +564,9 @@ def attend(kernel: int) -> int:
             if handled == 0:
                 blocked = True
                 break
-            made_room(source)
+            writer = was_blocked(source)
+            if writer:
+                notify_inside(writer)
             turn += handled
             now = account(kernel, now, handled)
         done += turn
@@ -680,9 +693,13 @@ def work(pool: int, me: int) -> int:
                 now = now_ns()
                 if load(pool, STOP) or now > load(pool, LEASE):
                     code = 0 if load(pool, STOP) else 1
-                elif now - began > load(kernel, QUANTUM) and any_ready(pool):
-                    leave(pool, left, kernel)
-                    kernel = 0
+                elif any_ready(pool) and queued(kernel):  # else it takes what is ready itself
+                    if now - began > load(kernel, QUANTUM):
+                        leave(pool, left, kernel)
+                        kernel = 0
+                    else:
+                        fence()
+                        wake_worker(pool)
                 if now - settled > 50_000:
                     settle(pool, left)
                     settled = now
@@ -697,6 +714,9 @@ def work(pool: int, me: int) -> int:
                     leave(pool, left, kernel)
                 kernel, began = other, now_ns()
                 start = (load(kernel, INDEX) + 1) % (64 * load(pool, BIT_WORDS))
+                if any_ready(pool):
+                    fence()
+                    wake_worker(pool)
                 continue
         if load(pool, STOP):
             code = 0
