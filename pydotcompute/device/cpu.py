@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,8 +129,8 @@ class _Native:
         self.work: Callable[[int, int], int] = module.work
         self.put, self.put_plain, self.put_many = map(_entry, (module.put, module.put_plain, module.put_many))
         self.ask, self.take, self.arm, self.collect = map(_entry, (module.ask, module.take, module.arm, module.collect))
-        self.queued, self.notify, self.resting = map(_entry, (module.queued, module.notify, module.resting))
-        self.withdraw, self.clock = map(_entry, (module.withdraw, module.clock))
+        self.do = _entry(module.do)
+        self.has_membarrier = atomics.has_membarrier()  # asked once: the system takes milliseconds to switch it on
 
 
 def _entry(function: Any) -> Callable[..., int]:
@@ -230,7 +229,7 @@ class CpuEngine:
         words[ring.SPIN] = SPIN_NS if self.cores > 1 else 0
         words[ring.SPIN_PLACES] = self.cores - 1
         words[ring.BIT_WORDS] = 1
-        words[ring.FENCED] = not atomics.has_membarrier()
+        words[ring.FENCED] = not self.native.has_membarrier
         self._threads: list[threading.Thread] = []
         self._renewed = threading.Event()
         self._renewal: asyncio.TimerHandle | None = None
@@ -264,12 +263,12 @@ class CpuEngine:
     def _work(self, me: int) -> None:
         while self.native.work(self.address, me):  # else it was stopped
             self._renewed.clear()
-            if self._words[ring.LEASE] < self.native.clock() and not self._words[ring.STOP]:
+            if self._words[ring.LEASE] < self.native.do(ring.CLOCK, 0) and not self._words[ring.STOP]:
                 self._renewed.wait()
 
     def _renew(self) -> None:
         """The event loop lives: so may the workers."""
-        self._words[ring.LEASE] = self.native.clock() + int(LEASE * 1e9)
+        self._words[ring.LEASE] = self.native.do(ring.CLOCK, 0) + int(LEASE * 1e9)
         self._renewed.set()
         self._renewal = self._loop.call_later(LEASE / 3, self._renew)
 
@@ -292,7 +291,7 @@ class CpuEngine:
         """Look which of the closed executors no worker knows any more."""
         kept: list[tuple[CpuExecutor, list[int] | None]] = []
         for executor, passes in self._gone:
-            if passes is None and self.native.withdraw(executor.address):
+            if passes is None and self.native.do(ring.WITHDRAW, executor.address):
                 self._kernels[executor.index] = 0
                 del self._executors[executor.index]
                 self._free.append(executor.index)
@@ -364,7 +363,6 @@ class CpuExecutor:
         self.engine, self.program, self.notify, self.index = engine, program, notify, index
         self._native = engine.native
         self.patience = PATIENCE if engine.cores > 1 else 0
-        self._home = get_ident()
         self._looks = LOOKS if engine.cores > 1 else 0
         message_size = program.message.dtype.itemsize
         self._reply_size = program.reply.dtype.itemsize if program.reply is not None else 0
@@ -423,7 +421,7 @@ class CpuExecutor:
 
     def _bind(self) -> None:
         """Make `put`, `feed` and `ask` for the present program: closures, since looking attributes up costs 100 ns."""
-        home, mine, others, kernel, looks = self._home, self._scratch, self._own_scratch, self.address, self._looks
+        mine, others, kernel, looks = self._scratch, self._own_scratch, self.address, self._looks
         put_one, put_plain, ask_one = self._native.put, self._native.put_plain, self._native.ask
         pack = self.program.message.pack_into
         unpack = self.program.reply.unpack_from if self.program.reply is not None else _no_reply
@@ -432,33 +430,37 @@ class CpuExecutor:
         )  # fmt: skip
 
         def put(message: Any, instance: int, ticket: int = 0) -> bool:
-            if get_ident() == home:
-                pack(message_view, 0, message)
-                if instance == BY_KEY and not ticket:
-                    return put_plain(kernel) > 0
-                return put_one(kernel, message_at, instance, ticket, 1) > 0
-            scratch = others()
-            pack(scratch.message, 0, message)
-            return put_one(kernel, scratch.message_address, instance, ticket, 1) > 0
+            pack(message_view, 0, message)
+            if instance == BY_KEY and not ticket:
+                return put_plain(kernel) > 0
+            return put_one(kernel, message_at, instance, ticket, 1) > 0
 
         def feed(message: Any, instance: int, ticket: int = 0) -> bool:
             pack(message_view, 0, message)
             return put_one(kernel, message_at, instance, ticket, 0) > 0
 
         def ask(message: Any, instance: int, ticket: int) -> Any:
-            if get_ident() == home:
-                pack(message_view, 0, message)
-                code, view = ask_one(kernel, message_at, instance, ticket, reply_at, looks), reply_view
-            else:
-                scratch = others()
-                pack(scratch.message, 0, message)
-                code = ask_one(kernel, scratch.message_address, instance, ticket, scratch.reply_address, looks)
-                view = scratch.reply
+            pack(message_view, 0, message)
+            code = ask_one(kernel, message_at, instance, ticket, reply_at, looks)
             if code == 2:
-                return unpack(view, 0)
+                return unpack(reply_view, 0)
+            return None if code == 3 else PENDING if code == 1 else REFUSED
+
+        def put_from_afar(message: Any, instance: int, ticket: int = 0) -> bool:
+            scratch = others()
+            pack(scratch.message, 0, message)
+            return put_one(kernel, scratch.message_address, instance, ticket, 1) > 0
+
+        def ask_from_afar(message: Any, instance: int, ticket: int) -> Any:
+            scratch = others()
+            pack(scratch.message, 0, message)
+            code = ask_one(kernel, scratch.message_address, instance, ticket, scratch.reply_address, looks)
+            if code == 2:
+                return unpack(scratch.reply, 0)
             return None if code == 3 else PENDING if code == 1 else REFUSED
 
         self.put, self.feed, self.ask, self._unpack = put, feed, ask, unpack
+        self.put_from_afar, self.ask_from_afar = put_from_afar, ask_from_afar
 
     def put_records(self, records: NDArray[np.void], instance: int) -> int:
         count = min(len(records), max(_MOST_BYTES // records.itemsize, 1))
@@ -473,7 +475,7 @@ class CpuExecutor:
 
     @property
     def depth(self) -> int:
-        return 0 if self._closed else self._native.queued(self.address)
+        return 0 if self._closed else self._native.do(ring.QUEUED, self.address)
 
     # -- messages out --------------------------------------------------------------------------------------------------
 
@@ -525,7 +527,7 @@ class CpuExecutor:
         target._former_rings.append(target._source_rings[place])
         target._source_rings[place] = self._out
         target._sources[place] = self._out.address
-        self._native.notify(target.address)
+        self._native.do(ring.NOTIFY, target.address)
         return True
 
     def disconnect(self) -> None:
@@ -538,14 +540,14 @@ class CpuExecutor:
     def run(self) -> None:
         self.engine.start()
         self._words[ring.PAUSED] = 0
-        self._native.notify(self.address)
+        self._native.do(ring.NOTIFY, self.address)
 
     def pause(self) -> None:
         self._words[ring.PAUSED] = 1
 
     @property
     def resting(self) -> bool:
-        return self._native.resting(self.address) != 0
+        return self._native.do(ring.RESTING, self.address) != 0
 
     def swap(self, program: Program) -> None:
         assert isinstance(program, CpuProgram)

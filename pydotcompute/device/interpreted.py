@@ -146,6 +146,8 @@ class InterpretedExecutor:
     def ask(self, message: Any, instance: int, ticket: int) -> Any:
         return PENDING if self.put(message, instance, ticket) else REFUSED
 
+    put_from_afar, ask_from_afar = put, ask
+
     def open_gate(self, is_open: bool) -> None:
         with self._lock:
             self._is_open = is_open

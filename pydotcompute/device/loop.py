@@ -46,6 +46,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     BUFFER,
     BUSY,
     CHUNK,
+    CLOCK,
     END,
     FAILED,
     FAILURE,
@@ -74,6 +75,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     MESSAGES,
     MOST_LEFT,
     NOTED_BITS,
+    NOTIFY,
     ONE,
     OUT,
     PASSES,
@@ -82,6 +84,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     POOL,
     PROCESSED,
     QUANTUM,
+    QUEUED,
     READ_FDS,
     READER,
     READY,
@@ -92,6 +95,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     REPLY_LIMIT,
     REPLY_MASK,
     REPLY_TAIL,
+    RESTING,
     ROOM,
     ROW,
     RUN_BEGUN,
@@ -125,6 +129,7 @@ from pydotcompute.device.ring import (  # fmt: skip
     TURN,
     WAITED,
     WAYS,
+    WITHDRAW,
     WORKER_WORDS,
     WRITE_FDS,
     WRITER,
@@ -187,7 +192,7 @@ def notify_inside(kernel: int) -> int:
     return 0
 
 
-@njit("void(int64)", nogil=True, cache=CACHE)
+@_inside
 def notify(kernel: int) -> None:
     """Something has changed for a kernel: see that a worker attends it."""
     if notify_inside(kernel):
@@ -206,7 +211,7 @@ def was_blocked(ring: int) -> int:
     return 0
 
 
-@njit("int64(int64)", nogil=True, cache=CACHE)
+@_inside
 def queued(kernel: int) -> int:
     """Messages that wait for it or are in its hands."""
     inbox = load(kernel, INBOX)
@@ -392,23 +397,21 @@ def arm(kernel: int, wanted: int, looks: int) -> int:
     return held
 
 
-@njit("int64(int64)", cache=CACHE)
-def resting(kernel: int) -> int:
-    """Whether it is paused and no worker has a message of it in hand."""
-    fence()
-    return load(kernel, FAILED) == TOLD or (load(kernel, PAUSED) and acquire(kernel, STATUS) != ATTENDED)
-
-
-@njit("int64(int64)", cache=CACHE)
-def withdraw(kernel: int) -> int:
-    """Keep workers from ever attending it again; 0 if one does, or is about to."""
-    return load(kernel, STATUS) == GONE or swap_if(kernel, STATUS, ASLEEP, GONE)
-
-
-@njit("int64()", cache=CACHE)
-def clock() -> int:
-    """Nanoseconds, of the clock that workers read."""
-    return now_ns()
+@njit("int64(int64, int64)", cache=CACHE)
+def do(what: int, kernel: int) -> int:
+    """What the host does now and then. One function for all of it, since each takes some milliseconds to load."""
+    if what == QUEUED:
+        return queued(kernel)
+    if what == NOTIFY:
+        notify(kernel)
+    elif what == RESTING:  # whether it is paused and no worker has a message of it in hand
+        fence()
+        return load(kernel, FAILED) == TOLD or (load(kernel, PAUSED) and acquire(kernel, STATUS) != ATTENDED)
+    elif what == WITHDRAW:  # keep workers from ever attending it again; 0 if one does, or is about to
+        return load(kernel, STATUS) == GONE or swap_if(kernel, STATUS, ASLEEP, GONE)
+    elif what == CLOCK:  # nanoseconds, as workers read them
+        return now_ns()
+    return 0
 
 
 @njit("int64(int64, int64, int64)", cache=CACHE)

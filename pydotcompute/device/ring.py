@@ -98,6 +98,8 @@ PROCESSED, REPLIED, BUSY, WAITED, HANDLED = (
 )
 """Words of a row of counters, the last two the first of their histograms."""
 LAST_BUCKET = BUCKETS - 1
+QUEUED, NOTIFY, RESTING, WITHDRAW, CLOCK = range(5)
+"""What the host asks `loop.do` for."""
 FULL, SHUT = 0, -1
 """What putting says when it has put nothing."""
 

@@ -133,7 +133,7 @@ class CompiledKernel(RingKernel):
         """Put a message into the ring from another thread; False: it has to go the general way."""
         if not self._is_direct(message):
             return False
-        return self._executor.put(message, self._addressed(instance))
+        return self._executor.put_from_afar(message, self._addressed(instance))
 
     def _put_batch_directly(self, records: NDArray[np.void], instance: int | None) -> NDArray[np.void] | None:
         """Put records into the ring from another thread; those that have to go the general way, if any have."""
@@ -151,7 +151,7 @@ class CompiledKernel(RingKernel):
         self._asks[ticket] = wait  # first: its answer may come to the loop at once
         answer: Any = REFUSED
         try:
-            answer = self._executor.ask(message, instance, ticket)
+            answer = self._executor.ask_from_afar(message, instance, ticket)
         finally:
             if answer is not PENDING:
                 self._asks.pop(ticket, None)

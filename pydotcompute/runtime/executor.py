@@ -70,9 +70,9 @@ class Program(Protocol):
 class Executor(Protocol):
     """One ring kernel on its backend, made in the state in which it does not run.
 
-    `put`, `put_records` and `ask` may be called by any thread and must not let another thread see them half done;
-    `depth` and `unread` may be read by any. These, `feed` and `take` may still be called after `close`. The other
-    methods are for the runtime's loop alone. None of them may block or take long.
+    `put_records` and what ends in ``_from_afar`` may be called by any thread, and must not let another see them half
+    done; `depth` and `unread` may be read by any. These, `put`, `feed`, `ask` and `take` may still be called after
+    `close`. The other methods are for the runtime's loop alone. None of them may block or take long.
     """
 
     patience: int
@@ -108,8 +108,14 @@ class Executor(Protocol):
         The reply; None if the step sent none; `PENDING`; or `REFUSED` when `put` would have said False.
         """
 
+    def put_from_afar(self, message: Any, instance: int, ticket: int = 0) -> bool:
+        """`put` by another thread than that of the runtime's loop."""
+
+    def ask_from_afar(self, message: Any, instance: int, ticket: int) -> Any:
+        """`ask` by another thread."""
+
     def open_gate(self, is_open: bool) -> None:
-        """Whether `put`, `put_records` and `ask` are let through. Closed at first."""
+        """Whether `put`, `put_records` and `ask`, also from afar, are let through. Closed at first."""
 
     @property
     def depth(self) -> int:

@@ -110,7 +110,7 @@ async def test_it_works_with_what_a_system_has(runtime, start, cpu, monkeypatch,
     """One core, where nobody spins; no fence for all threads; pipes where there is no eventfd."""
     monkeypatch.setattr(cpu, "cores", lambda: cores)
     if fenced:
-        monkeypatch.setattr(cpu.atomics, "has_membarrier", lambda: False)
+        monkeypatch.setattr(cpu._native(), "has_membarrier", False)
     if pipes:
         monkeypatch.delattr(os, "eventfd", raising=False)
     await start(increment, queue_size=64)
