@@ -87,21 +87,27 @@ def consume(indices, slots, records, n):
 
 @cache
 def driver(put_many: Any, take_many: Any) -> Any:
-    """``drive(kernel, replies, size, n)``: so many messages of `size` bytes to a compiled kernel and back, in batches.
+    """``drive(kernels, replies, size, batch, n)``: n messages of `size` bytes to compiled kernels and back.
 
-    `put_many` and `take_many` are those of the CPU backend, which takes them by address, as C does.
+    Each kernel in turn gets a batch and gives the replies that it has; `kernels` and `replies` are addresses, int64
+    arrays of one length. `put_many` and `take_many` are those of the CPU backend, which takes addresses, as C does.
     """
 
     @njit(nogil=True)
-    def drive(kernel, replies, size, n):
-        source, target = np.zeros(BATCH * size // 8, np.int64), np.zeros(BATCH * size // 8, np.int64)
+    def drive(kernels, replies, size, batch, n):
+        source, target = np.zeros(batch * size // 8, np.int64), np.zeros(batch * size // 8, np.int64)
         sent, got, looks = 0, 0, 0
         while got < n:
-            more = put_many(kernel, source.ctypes.data, min(BATCH, n - sent), -1, 1) if sent < n else 0
-            sent += more
-            taken = take_many(replies, target.ctypes.data, BATCH)
-            got += taken
-            if more == 0 and taken == 0:
+            moved = 0
+            for i in range(len(kernels)):
+                if sent < n:
+                    more = put_many(kernels[i], source.ctypes.data, min(batch, n - sent), -1, 1)
+                    sent += more
+                    moved += more
+                taken = take_many(replies[i], target.ctypes.data, batch)
+                got += taken
+                moved += taken
+            if moved == 0:
                 looks += 1
                 rest(looks)
         return got

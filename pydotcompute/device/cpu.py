@@ -393,7 +393,7 @@ class CpuExecutor:
         self._give_new_out()
         words[ring.INBOX] = self._inbox.address
         words[ring.ANSWERS], words[ring.ROW] = self._answers.address, address(self._row)
-        words[ring.SOURCES], words[ring.SOURCE_COUNT] = address(self._sources), MAX_SOURCES
+        words[ring.SOURCES] = address(self._sources)
         words[ring.INDEX], words[ring.POOL], words[ring.BUFFERS] = index, engine.address, address(self._buffer_words)
         words[ring.QUANTUM] = int((QUANTUM if definition.quantum is None else definition.quantum) * 1e9)
         words[ring.CHUNK], words[ring.PAUSED], words[ring.PATIENCE] = 1, 1, self._looks
@@ -527,6 +527,7 @@ class CpuExecutor:
         target._former_rings.append(target._source_rings[place])
         target._source_rings[place] = self._out
         target._sources[place] = self._out.address
+        target._words[ring.SOURCE_COUNT] = max(int(target._words[ring.SOURCE_COUNT]), place + 1)
         self._native.do(ring.NOTIFY, target.address)
         return True
 

@@ -313,7 +313,9 @@ def put_many(kernel: int, source: int, count: int, instance: int, gated: int) ->
     store(entry, END, tail + count)
     store(entry, INSTANCE, instance)
     store(entry, TICKET, 0)
-    store(entry, STAMP, now_ns())
+    since = load(inbox, SINCE_STAMP)
+    store(entry, STAMP, now_ns() if since == 0 else 0)
+    store(inbox, SINCE_STAMP, since + count if since + count < STAMP_EVERY else 0)
     store(inbox, TAIL, tail + count)
     release(inbox, RUN_TAIL, run + 1)
     notify(kernel)
@@ -520,16 +522,22 @@ def account(kernel: int, begun: int, handled: int) -> int:
 
 
 @_inside
-def attend(kernel: int) -> int:
-    """Handle what there is for a kernel, for a while; how many messages."""
+def attend(kernel: int, now: int, end_at: int) -> int:
+    """Handle what there is for a kernel, for a while; how many messages. `now` is 0 if nobody has looked at the clock.
+
+    Where `end_at` points is the time at which it was done, if there were any.
+    """
     if acquire(kernel, PAUSED) or load(kernel, FAILED):
         return 0
     done = 0
-    now = now_ns()
-    latest = now + 100_000
     inbox = load(kernel, INBOX)
     blocked = False
     runs = acquire(inbox, RUN_TAIL)
+    if runs == load(inbox, RUN_HEAD) and load(kernel, SOURCE_COUNT) == 0:
+        return 0
+    if now == 0:
+        now = now_ns()
+    latest = now + 100_000
     while done < TURN and now < latest:
         run = load(inbox, RUN_HEAD)
         if run == runs:
@@ -577,6 +585,7 @@ def attend(kernel: int) -> int:
         release(kernel, FAILED, TOLD)
         tell(kernel, FAILURE)
     if done:
+        store(end_at, 0, now)
         light(load(kernel, POOL))
         armed = load(kernel, ARMED)
         if armed:
@@ -679,21 +688,22 @@ def work(pool: int, me: int) -> int:
     spinning = False
     passes = load(pool, PASSES) + 8 * WORKER_WORDS * me
     left = passes + 8 * LINE
-    settled = now_ns()
+    now = settled = now_ns()
+    end_at = passes + 16  # the third word
     spin = load(pool, SPIN)
     code = -1
     while code < 0:
         if load(left, 0) == 0:
             store(passes, 0, load(passes, 0) + 1)
         if kernel:
-            if attend(kernel):
+            if attend(kernel, now, end_at):
                 if spinning:
                     spinning = False
                     fetch_add(pool, SPINNERS, -1)
                     if any_ready(pool):
                         wake_worker(pool)
                 looks = 0
-                now = now_ns()
+                now = load(end_at, 0)
                 if load(pool, STOP) or now > load(pool, LEASE):
                     code = 0 if load(pool, STOP) else 1
                 elif any_ready(pool) and queued(kernel):  # else it takes what is ready itself
@@ -715,7 +725,8 @@ def work(pool: int, me: int) -> int:
             if other:
                 if kernel:
                     leave(pool, left, kernel)
-                kernel, began = other, now_ns()
+                now = now or now_ns()
+                kernel, began = other, now
                 start = (load(kernel, INDEX) + 1) % (64 * load(pool, BIT_WORDS))
                 if any_ready(pool):
                     fence()
@@ -725,6 +736,7 @@ def work(pool: int, me: int) -> int:
             code = 0
             break
         settle(pool, left)
+        now = 0  # it is idle: time passes
         looks += 1
         if looks == 1:
             idle_since = now_ns()

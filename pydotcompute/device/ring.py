@@ -81,7 +81,7 @@ MAX_KERNELS = 4096
 MOST_LEFT = 60
 """Kernels that a worker leaves before it looks at all of them again."""
 WORKER_WORDS = 5 * LINE
-"""How many rounds it has made and whether it sleeps; on the next lines which kernels it has left, how many first."""
+"""Rounds made, whether it sleeps, when it last attended; on the next lines the kernels it has left, how many first."""
 MAX_WORKERS = 62
 
 BATCH = 256
