@@ -130,6 +130,7 @@ def define(backend: Literal["cpu", "interpreted"], *kernel_ids: str) -> None:
         (echo_large, "echo 64", {"queue_size": QUEUE}),
         (echo_small, "echo driven 32", {"queue_size": CAPACITY}),
         (echo_large, "echo driven 64", {"queue_size": CAPACITY}),
+        (echo_small, "echo by bursts", {}),
         (echo_small, "echo deep", {"queue_size": DEEP}),
         (labour, "labour", {"queue_size": DEEP}),
         (count, "one", {"queue_size": QUEUE}),
@@ -562,7 +563,7 @@ def main() -> None:
         "1,000 instances: M/s": partial(on_loop, "current", instances, "thousand", n),
         "100 kernels in a circle, a burst of 16: M/s": partial(on_loop, "current", circle, n),
         "100 kernels driven by compiled code, bursts of 16: M/s": partial(
-            on_loop, "current", driven, "echo driven 32", KERNELS, 32, BURST, n
+            on_loop, "current", driven, "echo by bursts", KERNELS, 32, BURST, n
         ),
         "one kernel, bursts of 16 from Python: M/s": partial(on_loop, "current", bursts, 1, n // 10),
         "100 kernels, bursts of 16 from Python: M/s": partial(on_loop, "current", bursts, KERNELS, n // 10),
