@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ..messages import Layout, layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
-from ..runtime.scheduler import SLICE_NS, clock
+from ..runtime.scheduler import SLICE_NS, Rests, clock
 from ..telemetry import BUCKETS, COUNTERS
 
 if TYPE_CHECKING:
@@ -257,6 +257,7 @@ class InterpretedExecutor:
             with np.errstate(all="ignore"):  # 1 / 0 is inf, as in compiled steps
                 while goes_on and self._runs and self._ring and self.failure is None and clock() < end:
                     goes_on = self._handled()
+            self._engine.rest()
         finally:
             with self._lock:
                 self._scheduled = False
@@ -364,10 +365,11 @@ def rehearse(
     return None
 
 
-class InterpretedEngine:
+class InterpretedEngine(Rests):
     """The interpreted kernels of one runtime."""
 
     def __init__(self, loop: AbstractEventLoop) -> None:
+        super().__init__()
         self.loop, self.thread = loop, get_ident()
         self.executors: set[InterpretedExecutor] = set()
 

@@ -91,13 +91,37 @@ class Wait:
         return self.fail(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
 
 
-class Scheduler:
+class Rests:
+    """For what keeps an event loop busy: rests for other threads."""
+
+    __slots__ = ("_rested",)
+
+    def __init__(self) -> None:
+        self._rested = 0
+
+    def rest(self) -> None:
+        """Let other threads have the interpreter for once, if kernels have kept it busy for some milliseconds.
+
+        Each pass of the loop releases it for an instant. That is too short for a thread that waits for it to wake up
+        and take it, and yet it makes its `sys.getswitchinterval()` begin anew, after which Python would give it its
+        turn: on a busy runtime the cells of a notebook and the sampler would stand still for seconds.
+        """
+        now = clock()
+        if now - self._rested > REST_EVERY_NS:
+            if threading.active_count() > 1:
+                _nap(REST)
+                now = clock()
+            self._rested = now
+
+
+class Scheduler(Rests):
     """The run queue of one runtime, on one event loop."""
 
-    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_rested", "_timers", "_wait_type", "loop", "over",
+    __slots__ = ("_deadlines", "_deadlines_limit", "_depth", "_timers", "_wait_type", "loop", "over",
                  "scheduled", "slice_end", "woken")  # fmt: skip
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self.loop = loop
         # A subclass of its own holds what all waits of a runtime share, so that making one sets two slots and no more.
         self._wait_type: type[Wait] = type("Wait", (Wait,), {"__slots__": (), "_scheduler": self, "_loop": loop})
@@ -105,7 +129,6 @@ class Scheduler:
         self._timers: dict[float, asyncio.TimerHandle] = {}
         self._deadlines_limit = 100
         self._depth = 0
-        self._rested = 0
         self.woken: deque[Wait] = deque()
         self.scheduled = False
         self.slice_end = 0
@@ -132,20 +155,6 @@ class Scheduler:
             if woken:
                 self.rest()
                 self.loop.call_soon(self.run)
-
-    def rest(self) -> None:
-        """Let other threads have the interpreter for once, if kernels have kept it busy for some milliseconds.
-
-        Each pass of the loop releases it for an instant. That is too short for a thread that waits for it to wake up
-        and take it, and yet it makes its `sys.getswitchinterval()` begin anew, after which Python would give it its
-        turn: on a busy runtime the cells of a notebook and the sampler would stand still for seconds.
-        """
-        now = clock()
-        if now - self._rested > REST_EVERY_NS:
-            if threading.active_count() > 1:
-                _nap(REST)
-                now = clock()
-            self._rested = now
 
     def hand_over(self, wait: Wait) -> None:
         """Resume the task that waits, now, inside the step of the present task, unless that nests too deeply."""
