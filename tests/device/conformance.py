@@ -505,20 +505,19 @@ class Conformance:
                 sent += len(some)
 
         async def pause():
-            while True:
+            while not done:
                 await asyncio.sleep(0.001 * rng.random())
                 await kernel.deactivate()
                 for _ in range(rng.randrange(20)):
                     await asyncio.sleep(0)
                 await kernel.reactivate()
 
+        done = False
         sending, pausing = asyncio.ensure_future(send()), asyncio.ensure_future(pause())
         replies = await collect(runtime, "tally", n)
-        await sending
-        pausing.cancel()
+        done = True
+        await asyncio.gather(sending, pausing)
         np.testing.assert_array_equal(replies["n"], np.arange(n))
-        if kernel.state is KernelState.DEACTIVATED:
-            await kernel.reactivate()
         assert await kernel.snapshot() == tally_of(n)
         assert kernel.statistics().queue_peak <= queue_size
 
