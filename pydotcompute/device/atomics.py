@@ -15,7 +15,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -240,6 +240,20 @@ def put_record(typingctx: Any, target: Any, record: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, record), codegen
+
+
+def truth(answer: Any) -> bool:
+    """Whether a step wants its reply sent: None, which it gives where it does not return, is no."""
+    return bool(answer)
+
+
+@overload(truth)  # type: ignore[untyped-decorator, unused-ignore]
+def _truth(answer):  # type: ignore[no-untyped-def] # Numba compares its signature with that of what it returns
+    if isinstance(answer, types.NoneType):
+        return lambda answer: False
+    if isinstance(answer, types.Optional):
+        return lambda answer: False if answer is None else bool(answer)
+    return lambda answer: bool(answer)
 
 
 _CLOCK_MONOTONIC = 6 if platform.system() == "Darwin" else 1

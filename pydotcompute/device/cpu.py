@@ -24,7 +24,7 @@ import numpy as np
 from numba import carray, cfunc
 from numpy.typing import NDArray
 
-from ..exceptions import BackendUnavailableError
+from ..exceptions import BackendUnavailableError, StepError
 from ..messages import layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
 from ..telemetry import COUNTERS
@@ -69,28 +69,21 @@ def serve(kernel):
         message = {message}
         instance = {instance}
         reply = {reply}
-{call}
+        replied = False
+        try:
+            replied = truth(step({given}))
+        except Exception:
+            store(kernel, FAILED, 1)
+            store(kernel, PAUSED, 1)
+            break
+        if replied:
+            {done}
         first += 1
         if first & unsaid == 0:
             store(kernel, FIRST, first)
     store(kernel, FIRST, first)
     store(kernel, REPLY_TAIL, tail)
     return 0
-"""
-_CALL = """
-        if step({given}):
-{reply}
-"""
-_CHECKED_CALL = """
-        replied = False
-        try:
-            replied = bool(step({given}))
-        except Exception:
-            store(kernel, FAILED, 1)
-            store(kernel, PAUSED, 1)
-            break
-        if replied:
-{reply}
 """
 _ON_STACK = 256
 """Bytes of a record up to which it is copied to the stack for its step, where the optimizer can do more with it."""
@@ -100,7 +93,7 @@ _WORDS = (
     *("MESSAGES", "MESSAGE_MASK", "FIRST", "LAST", "TO_INSTANCE", "REPLIES", "REPLY_MASK", "REPLY_TAIL", "REPLY_LIMIT"),
     *("PAUSED", "FAILED", "STATES", "BUFFERS"),
 )
-_INTRINSICS = ("acquire", "load", "store", "blank_record", "copied_record", "pointer", "put_record")
+_INTRINSICS = ("acquire", "load", "store", "blank_record", "copied_record", "pointer", "put_record", "truth")
 
 
 def cores() -> int:
@@ -187,15 +180,13 @@ class CpuProgram:
             instance = "to_instance"
             if definition.key is not None:
                 instance += f" if to_instance >= 0 else np.int64(message.{definition.key}) % {definition.instances}"
-        call = (_CHECKED_CALL if definition.boundscheck else _CALL).format(
-            given=", ".join(given), reply=" " * 12 + done
-        )
         return TEMPLATE.format(
             arrays="\n".join(f"    {line}" for line in arrays),
             message=message,
             instance=instance,
             reply=reply,
-            call=call,
+            given=", ".join(given),
+            done=done,
         ), names
 
 
@@ -604,7 +595,10 @@ class CpuExecutor:
             instance = int(message[definition.key][0]) % definition.instances if definition.key is not None else 0
         state = self._states[instance : instance + 1].copy() if self._states is not None else None
         failure = rehearse(definition, message, state)
-        return failure or IndexError(f"an index is out of bounds in the step of {definition.kernel_id!r}")
+        return failure or StepError(
+            f"the step of {definition.kernel_id!r} failed in compiled code, and does not in Python: perhaps a variable "
+            f"has no value on some way through it. The message was {program.message.unpack_from(memory, 0)!r}"
+        )
 
     def close(self) -> None:
         self.open_gate(False)

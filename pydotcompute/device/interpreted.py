@@ -46,7 +46,11 @@ def _view(dtype: np.dtype[np.void]) -> type:
 
     A NumPy record has methods of its own, `mean` for one, which would hide fields.
     """
-    namespace: dict[str, Any] = {"__slots__": ("_record",)}
+
+    def shown(self: Any) -> str:
+        return f"record({', '.join(f'{name}={getattr(self, name)!r}' for name in dtype.names or ())})"
+
+    namespace: dict[str, Any] = {"__slots__": ("_record",), "__repr__": shown}
     for name in dtype.names or ():
         inner = _view(dtype[name]) if dtype[name].names else None
 

@@ -40,8 +40,17 @@ def check_step(definition: StepDefinition, *, interpreted: bool = False) -> None
     __tracebackhide__ = True  # the error shows the line of the user
     names = definition.body.__code__.co_varnames
     records = dict(zip(names, (definition.state_type, definition.message_type, definition.reply_type), strict=False))
-    function: Any = definition.body
-    _check(Function(function), records, message=names[1], interpreted=interpreted, callers=())
+    body: Any = definition.body
+    function = Function(body)
+    _check(function, records, message=names[1], interpreted=interpreted, callers=())
+    if function.tree is not None and definition.reply_type is not None:
+        returns = [node for node in _nodes(function.tree.body) if isinstance(node, ast.Return)]
+        if all(node.value is None for node in returns):
+            raise function.refusal(
+                function.tree.lineno,
+                f"it returns nothing, so no reply would ever be sent: end with `return True`, or annotate {names[2]!r} "
+                "with None",
+            )
 
 
 # -- where it is -------------------------------------------------------------------------------------------------------
@@ -163,7 +172,7 @@ _STATEMENTS: dict[type[ast.AST], str] = {
 _BUILTINS = {abs, bool, complex, divmod, enumerate, float, int, len, max, min, pow, range, round, sum, zip}
 _LOOP = "write a `for` loop over the elements"
 _BUILTIN_HINTS = {
-    "print": "see values with `await handle.snapshot()`, or with backend='interpreted' and pdb.set_trace()",
+    "print": "see values with `await runtime[...].snapshot()`, or with backend='interpreted' and pdb.set_trace()",
     "breakpoint": "it needs backend='interpreted'",
     "isinstance": "the types of all fields are known: leave it out",
     "str": NO_TEXT,
@@ -358,6 +367,8 @@ class _Checker:
                 return f"`{written}`: {owner.__name__} has no {target.attr!r}"
             if isinstance(target, ast.Attribute) and target.attr not in _METHODS:
                 hint = _METHOD_HINTS.get(target.attr, _LOOP)
+                if isinstance(target.value, ast.Name) and target.value.id == "ctx":
+                    hint = "fill in the fields of `out` and `return True`"
                 return f"`.{target.attr}()` is no method that a step can call: {hint}"
             return None
         root = (getattr(callee, "__module__", None) or "").partition(".")[0]

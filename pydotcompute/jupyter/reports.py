@@ -58,7 +58,7 @@ def without_our_end(trace: TracebackType) -> TracebackType | None:
     steps = [trace]
     while (step := steps[-1].tb_next) is not None:
         steps.append(step)
-    while steps and steps[-1].tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while steps and steps[-1].tb_frame.f_code.co_filename.startswith((_PACKAGE, "<layout of ")):
         steps.pop()
     kept: TracebackType | None = None
     for step in reversed(steps):

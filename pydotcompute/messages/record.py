@@ -226,7 +226,7 @@ def checked_records(cls: type, records: NDArray[np.void]) -> NDArray[np.void]:
     if not isinstance(records, np.ndarray):
         raise MessageTypeError(
             f"records of {name} must be a NumPy array, not a {type(records).__qualname__}: make one with "
-            f"np.array(..., {name}.dtype), or of messages with to_records(messages)"
+            f"np.array(..., {name}.dtype), or of messages with pydotcompute.messages.to_records(...)"
         )
     if difference := _difference(name, dtype, records.dtype):
         raise MessageTypeError(f"{difference}: make the array with {name}.dtype")

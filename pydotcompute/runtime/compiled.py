@@ -48,6 +48,8 @@ class CompiledKernel(RingKernel):
         "_tickets",
     )
 
+    _way_out = "or by receive_batch(), let the step return False, or make queue_size larger"
+
     definition: StepDefinition
     _box: Intake
     _out: Outbox

@@ -891,15 +891,17 @@ class RingKernel:
             finally:
                 alarm.cancel()
 
+    _way_out = "ask instead of sending, or do not ctx.send what nobody reads"
+
     def _say_unread(self) -> None:
         """Tell once why a kernel stands still that nobody takes the replies of."""
         if not self._told and self.state is not KernelState.TERMINATING:
             self._told = True
             log.warning(
-                "ring kernel %r stands still: nobody takes its replies (%d unread). Take them with receive(), "
-                "ask instead of sending, or do not ctx.send what nobody reads",
+                "ring kernel %r stands still: nobody takes its replies (%d unread). Take them with receive(), %s",
                 self.id,
                 len(self._out),
+                self._way_out,
             )
 
     # -- telemetry -----------------------------------------------------------------------------------------------------

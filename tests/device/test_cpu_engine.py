@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from pydotcompute import message, ring_kernel
+from pydotcompute.exceptions import KernelFailedError, StepError
+from pydotcompute.runtime import KernelState
 
 pytestmark = pytest.mark.needs_numba
 
@@ -195,3 +197,58 @@ async def test_a_step_that_hangs_keeps_nobody_from_closing(workers, runtime, sta
     for thread in workers():
         await asyncio.to_thread(thread.join, 20)
     assert not workers()
+
+
+TABLE = (1.0, 2.0, 3.0)
+
+
+@message
+class Index:
+    i: np.int64
+    value: np.float64 = 0.0
+
+
+def look_up(state: None, msg: Index, out: Index) -> bool:
+    out.value = TABLE[msg.i]
+    return True
+
+
+def count_by(state: None, msg: Index, out: Index) -> bool:
+    for _ in range(0, 6, 3 - msg.i):
+        out.value += 1
+    return True
+
+
+@pytest.mark.parametrize(
+    ("step", "error"),
+    [(look_up, "IndexError: tuple index out of range"), (count_by, "ValueError: range.. arg 3 must not be zero")],
+)
+async def test_what_raises_in_compiled_code_ends_the_kernel_once(runtime, start, step, error):
+    """Also without `boundscheck`, which is for what does not raise by itself."""
+    kernel = await start(step)
+    assert (await kernel.ask(Index(1))).value != 0
+    with pytest.raises(KernelFailedError, match=error):
+        await kernel.ask(Index(3))
+    assert kernel.state is KernelState.FAILED
+    assert [letter.message.i for letter in runtime.dead_letters] == [3]
+    assert kernel.statistics().processed == 1
+
+
+def above(state: None, msg: Index, out: Index) -> bool:
+    if msg.value > 1:
+        out.value = msg.value
+        return True
+
+
+async def test_a_step_that_does_not_return_on_some_way_sends_no_reply_there(runtime, start):
+    kernel = await start(above)
+    assert await kernel.ask(Index(0, 0.5)) is None
+    assert (await kernel.ask(Index(0, 2.5))).value == 2.5
+
+
+async def test_a_step_that_never_returns_anything_cannot_reply(start):
+    def forgetful(state: None, msg: Index, out: Index) -> bool:
+        out.value = 1.0
+
+    with pytest.raises(StepError, match="end with `return True`, or annotate 'out' with None"):
+        await start(forgetful)

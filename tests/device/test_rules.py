@@ -118,6 +118,7 @@ def step_of(file: Path, body: str, parameters: str = "state, msg, out") -> Any:
 
 
 WRONG = [
+    ("ctx.send(msg)", r"`\.send\(\)`.*fields of `out`.*return True"),
     ("out.mean = np.sqrt(msg.value)", r"`np.sqrt` .* math\.sqrt\(x\)"),
     ("out.mean = sqrt(msg.value)", r"math\.sqrt\(x\)"),
     ("out.mean = np.maximum(msg.value, 2)", r"max\(a, b\)"),

@@ -909,7 +909,7 @@ def test_what_is_no_array_is_refused(records: Any) -> None:
         checked_records(Sample, records)
     assert str(refusal.value) == (
         f"records of Sample must be a NumPy array, not a {type(records).__name__}: make one with np.array(..., "
-        "Sample.dtype), or of messages with to_records(messages)"
+        "Sample.dtype), or of messages with pydotcompute.messages.to_records(...)"
     )
 
 
