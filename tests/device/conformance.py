@@ -23,6 +23,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import numpy.testing  # here: NumPy loads it when it is first used, which reads files
 import pytest
 
 from pydotcompute import KernelContext, RingKernelRuntime, UnifiedBuffer, message, ring_kernel
