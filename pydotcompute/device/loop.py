@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from numba import njit
 
-from pydotcompute.device.atomics import (  # fmt: skip
+from pydotcompute.device.atomics import (
     acquire,
     bit_length,
     call,
@@ -34,7 +34,7 @@ from pydotcompute.device.atomics import (  # fmt: skip
     swap_if,
     write,
 )
-from pydotcompute.device.ring import (  # fmt: skip
+from pydotcompute.device.ring import (
     ANSWER,
     ANSWERS,
     ARMED,
@@ -184,7 +184,7 @@ def make_ready(kernel: int) -> None:
 
 @_inside
 def notify_inside(kernel: int) -> int:
-    """The same by a worker, which attends it next or wakes another; whether that is to be done."""
+    """`notify` by a worker, which itself attends what is ready next, or wakes another. Whether it was made ready."""
     light(load(kernel, POOL))
     if load(kernel, STATUS) == ASLEEP and swap_if(kernel, STATUS, ASLEEP, READY):
         make_ready(kernel)
