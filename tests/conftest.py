@@ -1,9 +1,13 @@
 """Fixtures for all tests. It imports nothing beyond pytest at the top: the core-only run reads it too."""
 
+import asyncio
+import functools
+import inspect
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -37,6 +41,86 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("in CI only tests marked needs_gpu may skip", red=True)
         for line in _wrongly_skipped:
             terminalreporter.write_line(line)
+
+
+class Coroutines:
+    """Runs coroutine tests and function-scoped async fixtures where pytest-asyncio is missing, as its auto mode does.
+
+    A machine with a GPU may have no more than pytest and hypothesis. A test and its fixtures share one event loop, in
+    one context, which ends with the test.
+    """
+
+    _runner = pytest.StashKey[asyncio.Runner]()
+
+    def _driven(self, function: Callable[..., Any], item: pytest.Item) -> Callable[..., Any]:
+        """A function that runs what `function` begins on the loop of a test; `function` itself if it is not async."""
+        if not (inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)):
+            return function
+        runner = item.stash.setdefault(self._runner, asyncio.Runner())
+
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            return runner.run(function(*args, **kwargs))
+
+        @functools.wraps(function)
+        def run_in_two_parts(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            async def go_on() -> Any:
+                return await anext(parts, None)
+
+            parts = function(*args, **kwargs)
+            yield runner.run(go_on())
+            runner.run(go_on())
+
+        return run_in_two_parts if inspect.isasyncgenfunction(function) else run
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
+        if request.scope != "function":
+            return (yield)
+        function = fixturedef.func
+        fixturedef.func = self._driven(function, request.node)
+        try:
+            return (yield)
+        finally:
+            fixturedef.func = function
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem: pytest.Function) -> Iterator[None]:
+        pyfuncitem.obj = self._driven(pyfuncitem.obj, pyfuncitem)
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_teardown(self, item: pytest.Item) -> Iterator[None]:
+        try:
+            return (yield)
+        finally:
+            if self._runner in item.stash:
+                item.stash[self._runner].close()
+                del item.stash[self._runner]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.pluginmanager.hasplugin("asyncio"):
+        config.pluginmanager.register(Coroutines())
+
+
+@functools.cache
+def _no_gpu() -> str | None:
+    """Why ring kernels cannot run on a GPU here."""
+    from pydotcompute.exceptions import BackendUnavailableError
+    from pydotcompute.runtime.executor import backend
+
+    try:
+        backend("cuda")
+    except BackendUnavailableError as error:
+        return str(error)
+    return None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("needs_gpu") and (why := _no_gpu()):
+        pytest.skip(why)
 
 
 @pytest.fixture(autouse=True)
