@@ -6,6 +6,8 @@
     ├── DefinitionError (TypeError)            a ring kernel or message class is written wrongly
     │   └── StepError                          a step that cannot be compiled, or does what a GPU cannot
     ├── BackendUnavailableError                compiled ring kernels cannot run here, or not that way
+    ├── DeviceError                            the GPU or its driver has failed; `code` is the driver's number for it
+    │   └── DeviceMemoryError (MemoryError)    no memory is left, on the GPU or of the kind that it shares
     ├── RuntimeClosedError                     the runtime is closed, or its event loop is gone
     ├── LoopError                              called from a thread or loop where it would dead-lock
     ├── KernelError
@@ -36,6 +38,8 @@ from asyncio import CancelledError
 __all__ = [
     "BackendUnavailableError",
     "DefinitionError",
+    "DeviceError",
+    "DeviceMemoryError",
     "InstanceError",
     "KernelError",
     "KernelFailedError",
@@ -80,6 +84,21 @@ class StepError(DefinitionError):
 
 class BackendUnavailableError(PyDotComputeError):
     """Compiled ring kernels cannot run here, or not on the backend asked for; the text says what to install."""
+
+
+class DeviceError(PyDotComputeError):
+    """The GPU or its driver has failed; the text says what is known to help.
+
+    `code` is the driver's number for it, a CUresult; 0 where it has none.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class DeviceMemoryError(DeviceError, MemoryError):
+    """No memory is left, on the GPU or of the kind that host and GPU share; the text says how much was asked for."""
 
 
 class RuntimeClosedError(PyDotComputeError):
