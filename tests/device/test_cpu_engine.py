@@ -44,10 +44,10 @@ def hang(state: None, msg: Number, out: Number) -> bool:
 
 
 @pytest.fixture
-def cpu():
-    from pydotcompute.device import cpu
+def host():
+    from pydotcompute.device import host
 
-    return cpu
+    return host
 
 
 @pytest.fixture
@@ -73,8 +73,8 @@ def workers():
     return lambda: [t for t in set(threading.enumerate()) - before if t.name.startswith("pydotcompute-cpu")]
 
 
-async def test_there_are_as_many_workers_as_cores_and_none_after_the_end(workers, runtime, start, cpu, monkeypatch):
-    monkeypatch.setattr(cpu, "cores", lambda: 3)
+async def test_there_are_as_many_workers_as_cores_and_none_after_the_end(workers, runtime, start, host, monkeypatch):
+    monkeypatch.setattr(host, "cores", lambda: 3)
     await start(increment)
     assert len(workers()) == 3
     await runtime.close()
@@ -91,28 +91,28 @@ async def test_there_are_as_many_workers_as_cores_and_none_after_the_end(workers
         ({}, float("inf")),
     ],
 )
-def test_the_quota_of_the_control_group_counts(cpu, monkeypatch, tmp_path, files, quota):
+def test_the_quota_of_the_control_group_counts(host, monkeypatch, tmp_path, files, quota):
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(cpu, "CONTROL_GROUP", tmp_path)
-    cpu.quota.cache_clear()
+    monkeypatch.setattr(host, "CONTROL_GROUP", tmp_path)
+    host.quota.cache_clear()
     try:
-        assert cpu.quota() == quota
+        assert host.quota() == quota
         available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        assert cpu.cores() == max(1, min(available, 10**9 if quota == float("inf") else int(np.ceil(quota))))
+        assert host.cores() == max(1, min(available, 10**9 if quota == float("inf") else int(np.ceil(quota))))
     finally:
-        cpu.quota.cache_clear()
+        host.quota.cache_clear()
 
 
 @pytest.mark.parametrize("cores", [1, 2])
 @pytest.mark.parametrize("fenced", [False, True])
 @pytest.mark.parametrize("pipes", [False, True])
-async def test_it_works_with_what_a_system_has(runtime, start, cpu, monkeypatch, cores, fenced, pipes):
+async def test_it_works_with_what_a_system_has(runtime, start, host, monkeypatch, cores, fenced, pipes):
     """One core, where nobody spins; no fence for all threads; pipes where there is no eventfd."""
-    monkeypatch.setattr(cpu, "cores", lambda: cores)
+    monkeypatch.setattr(host, "cores", lambda: cores)
     if fenced:
-        monkeypatch.setattr(cpu._native(), "has_membarrier", False)
+        monkeypatch.setattr(host.native(), "has_membarrier", False)
     if pipes:
         monkeypatch.delattr(os, "eventfd", raising=False)
     await start(increment, queue_size=64)
@@ -130,10 +130,10 @@ async def test_it_works_with_what_a_system_has(runtime, start, cpu, monkeypatch,
 
 @pytest.mark.may_block
 async def test_workers_rest_while_the_event_loop_does_not_move_and_then_go_on(
-    runtime, start, cpu, monkeypatch, on_loop, eventually
+    runtime, start, host, monkeypatch, on_loop, eventually
 ):
     """Two kernels that send each other one message for ever: nobody else would stop them."""
-    monkeypatch.setattr(cpu, "LEASE", 0.1)
+    monkeypatch.setattr(host, "LEASE", 0.1)
     for name in ("ping", "pong"):
         await start(increment, name)
     await runtime.connect("ping", "pong")
@@ -154,8 +154,8 @@ async def test_workers_rest_while_the_event_loop_does_not_move_and_then_go_on(
 
 
 @pytest.mark.parametrize(("quantum", "is_shared"), [(60.0, False), (1e-4, True)])
-async def test_the_quantum_is_how_long_a_kernel_keeps_its_worker(runtime, start, cpu, monkeypatch, quantum, is_shared):
-    monkeypatch.setattr(cpu, "cores", lambda: 1)
+async def test_the_quantum_is_how_long_a_kernel_keeps_its_worker(runtime, start, host, monkeypatch, quantum, is_shared):
+    monkeypatch.setattr(host, "cores", lambda: 1)
     busy = await start(labour, "busy", quantum=quantum, queue_size=1 << 14)
     await start(increment, "other")
     assert (await runtime.ask("other", Number(1))).n == 2
@@ -167,7 +167,7 @@ async def test_the_quantum_is_how_long_a_kernel_keeps_its_worker(runtime, start,
     await runtime.wait_idle()
 
 
-async def test_places_are_used_again_and_there_is_an_end_to_them(runtime, start, cpu, monkeypatch):
+async def test_places_are_used_again_and_there_is_an_end_to_them(runtime, start, host, monkeypatch):
     from pydotcompute.device import ring
     from pydotcompute.exceptions import BackendUnavailableError
 
@@ -184,9 +184,9 @@ async def test_places_are_used_again_and_there_is_an_end_to_them(runtime, start,
         await start(increment, "one more")
 
 
-async def test_a_step_that_hangs_keeps_nobody_from_closing(workers, runtime, start, cpu, monkeypatch, caplog):
+async def test_a_step_that_hangs_keeps_nobody_from_closing(workers, runtime, start, host, monkeypatch, caplog):
     """Its thread stays until the step comes back; what it uses is not given back before."""
-    monkeypatch.setattr(cpu, "PATIENCE_AT_END", 0.05)
+    monkeypatch.setattr(host, "PATIENCE_AT_END", 0.05)
     await start(increment)
     kernel = await start(hang, queue_size=4)
     await runtime.send("hang", Number(400_000_000))
