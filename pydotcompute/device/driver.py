@@ -215,7 +215,7 @@ class Driver:
         with self._lock:
             free = self._pinned.setdefault(size, [])
             place = free.pop() if free else self._new_pinned(size)
-        words = np.frombuffer((c_int64 * (nbytes // 8)).from_address(place[0]), np.int64)
+        words = np.frombuffer(memoryview((c_int64 * (nbytes // 8)).from_address(place[0])), np.int64)
         words[:] = 0
 
         def give_back() -> None:
