@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from . import exceptions as exceptions
+    from .device.accelerator import Accelerator as Accelerator
     from .device.block import barrier as barrier
     from .device.block import lane as lane
     from .device.block import width as width
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .runtime import ring_kernel as ring_kernel
 
 _HOME = {
+    "Accelerator": ".device.accelerator",
     "KernelContext": ".runtime",
     "Record": ".messages",
     "RingKernelRuntime": ".runtime",
@@ -49,6 +51,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Accelerator",
     "KernelContext",
     "Record",
     "RingKernelRuntime",
