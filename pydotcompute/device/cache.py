@@ -17,8 +17,8 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import Enum
 from functools import cache
 from hashlib import sha256
@@ -235,19 +235,49 @@ def _kept(entry: Path, name: str, source: str, namespace: Mapping[str, Any]) -> 
     if _is_whole(entry):
         os.utime(entry)  # those that were used last stay
         return _run(name, source, namespace, entry)
+    with _draft(entry) as draft:
+        file = draft / _SOURCE
+        file.write_text(source, encoding="utf-8")
+        os.utime(file, (0, 0))  # versions of Numba tell by it whether the source has changed: it never does
+        return _run(name, source, namespace, draft)
+
+
+def cached_files(key: str | None, make: Callable[[], dict[str, bytes]]) -> dict[str, bytes]:
+    """The named files that are kept on disk for a fingerprint, or what `make` makes, which is kept from then on.
+
+    A name has a suffix, such as ``"step.cubin"``. Where nothing can be kept, as in `cached_module`, they are made each
+    time. Any thread may call it. Errors are those of `make`.
+    """
+    root = _root() if key is not None else None
+    if key is None or root is None:
+        return make()
+    entry = root / key
+    if (kept := _sealed_files(entry)) is not None:
+        with suppress(OSError):  # another process may be removing it
+            os.utime(entry)
+        return kept
+    files = make()
+    try:
+        with _draft(entry) as draft:
+            for name, content in files.items():
+                (draft / name).write_bytes(content)
+    except OSError:
+        log.warning("a compiled step cannot be kept in %s", root, exc_info=True)
+    return files
+
+
+@contextmanager
+def _draft(entry: Path) -> Iterator[Path]:
+    """A directory that is sealed and becomes `entry` once it is filled, in place of what is there."""
     shutil.rmtree(entry, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=entry.parent, ignore_cleanup_errors=True) as made:
         draft = Path(made, _DRAFT)
         draft.mkdir(0o700)
-        file = draft / _SOURCE
-        file.write_text(source, encoding="utf-8")
-        os.utime(file, (0, 0))  # versions of Numba tell by it whether the source has changed: it never does
-        module = _run(name, source, namespace, draft)
-        (draft / _SEAL).write_bytes(_contents(draft))
+        yield draft
+        (draft / _SEAL).write_bytes(_seal(_files(draft)))
         with suppress(OSError):  # another process was quicker
             draft.rename(entry)
     _prune(entry.parent)
-    return module
 
 
 def _run(name: str, source: str, namespace: Mapping[str, Any], directory: Path | None) -> ModuleType:
@@ -270,15 +300,25 @@ _SOURCE, _SEAL, _DRAFT = "step.py", "seal", "draft"
 
 
 def _is_whole(entry: Path) -> bool:
+    return _sealed_files(entry) is not None
+
+
+def _sealed_files(entry: Path) -> dict[str, bytes] | None:
+    """What lies in a directory, if it is all there as it was written."""
     try:
-        return (entry / _SEAL).read_bytes() == _contents(entry)
+        files = _files(entry)
+        return files if (entry / _SEAL).read_bytes() == _seal(files) else None
     except OSError:
-        return False
+        return None
 
 
-def _contents(entry: Path) -> bytes:
-    files = sorted(path for path in entry.rglob("*.*") if path.is_file())
-    return _hash(*(part for path in files for part in (path.name, path.read_bytes()))).encode()
+def _files(entry: Path) -> dict[str, bytes]:
+    paths = (path for path in entry.rglob("*.*") if path.is_file())
+    return {path.relative_to(entry).as_posix(): path.read_bytes() for path in paths}
+
+
+def _seal(files: dict[str, bytes]) -> bytes:
+    return _hash(*(part for item in sorted(files.items()) for part in item)).encode()
 
 
 def _prune(root: Path) -> None:

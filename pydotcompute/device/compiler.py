@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from types import CellType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,6 @@ from .rules import check_step, users_function
 
 if TYPE_CHECKING:
     from ..runtime.step import StepDefinition
-    from .diagnosis import Diagnosis
 
 
 def compiler_missing() -> str | None:
@@ -55,13 +54,19 @@ def device_function(definition: StepDefinition, *, boundscheck: bool | None = No
     """
     from .diagnosis import CheckingCompiler, Diagnosis
 
+    diagnosis = Diagnosis(definition)
     options = {
         "error_model": "numpy",
         "nogil": True,
         "boundscheck": definition.boundscheck if boundscheck is None else boundscheck,
         "pipeline_class": CheckingCompiler,
     }
-    return _dispatcher(definition.body, options, Diagnosis(definition), {})
+
+    def jit(function: FunctionType, fastmath: Any) -> Any:
+        function.diagnosis = diagnosis  # type: ignore[attr-defined] # for the CheckingCompiler
+        return _njit()(fastmath=fastmath, **options)(function)
+
+    return with_helpers(definition.body, jit, {})
 
 
 def typed_check(definition: StepDefinition, step: Any = None) -> None:
@@ -85,8 +90,11 @@ def typed_check(definition: StepDefinition, step: Any = None) -> None:
     raise told.with_traceback(None) from None
 
 
-def _dispatcher(function: Any, options: dict[str, Any], diagnosis: Diagnosis, made: dict[FunctionType, Any]) -> Any:
-    """Compile a function with others in place of the plain ones that it reads; `made` are those there are."""
+def with_helpers(function: Any, jit: Callable[[FunctionType, Any], Any], made: dict[FunctionType, Any]) -> Any:
+    """What ``jit(copy, fastmath)`` makes of a function, which reads what `jit` makes of the functions that it reads.
+
+    `made` are those there are.
+    """
     fastmath = getattr(function, "targetoptions", {}).get("fastmath", False)
     plain: FunctionType = getattr(function, "py_func", function)
     if plain in made:
@@ -95,12 +103,11 @@ def _dispatcher(function: Any, options: dict[str, Any], diagnosis: Diagnosis, ma
     cells = tuple(CellType() for _ in plain.__code__.co_freevars)
     copy = FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, cells)
     copy.__kwdefaults__, copy.__module__, copy.__qualname__ = plain.__kwdefaults__, plain.__module__, plain.__qualname__
-    copy.diagnosis = diagnosis  # type: ignore[attr-defined] # for the CheckingCompiler
-    made[plain] = _njit()(fastmath=fastmath, **options)(copy)
+    made[plain] = jit(copy, fastmath)
     # Only now, as a function may call itself.
     for name, value in read_from_outside(plain).items():
         if users_function(value) is not None:
-            value = _dispatcher(value, options, diagnosis, made)
+            value = with_helpers(value, jit, made)
         if name in plain.__code__.co_freevars:
             cells[plain.__code__.co_freevars.index(name)].cell_contents = value
         else:
