@@ -193,6 +193,7 @@ def _nvml() -> Any:
 # -- AMD ---------------------------------------------------------------------------------------------------------------
 
 
+@cache
 def amd_is_here() -> bool:
     """Whether an AMD GPU can be expected: by its driver, or by CuPy's build for it."""
     return Path("/dev/kfd").exists() or cupy_for_rocm() is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 
 from ..exceptions import BackendUnavailableError, DefinitionError
 from ..runtime.executor import Backend
@@ -19,20 +20,58 @@ def choose(name: str) -> Backend:
     """
     if name not in NAMES:
         raise DefinitionError(f"no backend {name!r}: use one of {', '.join(map(repr, NAMES))}")
+    if name == "auto":
+        name = "cuda" if why_not("cuda") is None else "cpu"
+    if why := why_not(name):
+        instead = "'cpu' or 'auto'" if name == "cuda" else "'interpreted', which is slow and needs nothing"
+        raise BackendUnavailableError(f"{why}; or pass backend={instead}")
     if name == "interpreted":
         from .interpreted import InterpretedBackend
 
         return InterpretedBackend()
     if name == "cuda":
-        raise BackendUnavailableError("ring kernels cannot run on a GPU here: pass backend='cpu' or 'auto'")
-    if os.name != "posix":
-        raise BackendUnavailableError(
-            "compiled ring kernels need Linux or macOS (on Windows: WSL); pass backend='interpreted', which is slow"
-        )
-    from .compiler import compiler_missing
-
-    if missing := compiler_missing():
-        raise BackendUnavailableError(f"{missing}; or pass backend='interpreted', which is slow and needs nothing")
+        backend: Backend = import_module(".cuda", __package__).CudaBackend()
+        return backend
     from .cpu import CpuBackend
 
     return CpuBackend()
+
+
+def why_not(name: str) -> str | None:
+    """Why the backend of that name, other than ``"auto"``, cannot be used here and what to do; None if it can.
+
+    It is quick when asked again, and makes no CUDA context.
+    """
+    if name == "interpreted":
+        return None
+    if os.name != "posix":
+        return "compiled ring kernels need Linux or macOS (on Windows: WSL)"
+    if name == "cpu":
+        from .compiler import compiler_missing
+
+        return compiler_missing()
+    return _no_cuda()
+
+
+def _no_cuda() -> str | None:
+    from . import driver, toolkit
+
+    if why := driver.unavailable():
+        return f"ring kernels cannot run on a GPU here: {_on_amd() or why}"
+    from .cuda_compiler import compiler_missing
+
+    if why := toolkit.mismatch() or compiler_missing():
+        return f"ring kernels cannot be compiled for the GPU here: {why}"
+    return None
+
+
+def _on_amd() -> str | None:
+    """What to say of an AMD GPU where NVIDIA's driver is missing."""
+    from .accelerator import amd_is_here
+    from .libcuda import has_driver
+
+    if has_driver() or not amd_is_here():
+        return None
+    return (
+        "they need CUDA, and the GPU is AMD's, where arrays alone work (UnifiedBuffer, through CuPy's build for ROCm)"
+    )
