@@ -198,7 +198,7 @@ def is_cached(key: str | None) -> bool:
     """Whether the compiled form of a fingerprint is at hand, in this process or on disk."""
     if key is None:
         return False
-    root = _root()
+    root = folder()
     return key in _modules or (root is not None and _is_whole(root / key))
 
 
@@ -212,7 +212,7 @@ def cached_module(source: str, namespace: Mapping[str, Any], key: str | None) ->
     """
     with _lock:
         known = _modules.get(key) if key is not None else None
-        root = _root() if key is not None and known is None else None
+        root = folder() if key is not None and known is None else None
         if known is not None:
             return known
         name = f"pydotcompute_step_{key or uuid4().hex}"
@@ -248,7 +248,7 @@ def cached_files(key: str | None, make: Callable[[], dict[str, bytes]]) -> dict[
     A name has a suffix, such as ``"step.cubin"``. Where nothing can be kept, as in `cached_module`, they are made each
     time. Any thread may call it. Errors are those of `make`.
     """
-    root = _root() if key is not None else None
+    root = folder() if key is not None else None
     if key is None or root is None:
         return make()
     entry = root / key
@@ -328,7 +328,7 @@ def _prune(root: Path) -> None:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _root() -> Path | None:
+def folder() -> Path | None:
     """The directory below which compiled steps are kept; None where there is none to trust."""
     for place in _places():
         root = place / "steps"

@@ -19,13 +19,10 @@ from ..exceptions import BackendUnavailableError
 from . import compiler
 from .cache import cached_files, fingerprint
 from .rules import Function, check_step
+from .toolkit import PACKAGES
 
 if TYPE_CHECKING:
     from ..runtime.step import StepDefinition
-
-PACKAGES = "pip install 'numba-cuda[cu13]' 'cuda-toolkit[cccl,cudart,nvrtc,nvvm]==13.0.*' 'nvidia-nvjitlink==13.0.*'"
-"""What brings the compiler. All parts of the toolkit are of one version: each refuses what a newer one has made, and so
-does a driver that is older."""
 
 
 class Binary(NamedTuple):

@@ -47,7 +47,7 @@ def unavailable() -> str | None:
     except DeviceError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - whatever is wrong with an installation
-        return f"what talks to the GPU is missing ({error}): `{toolkit.INSTALL}`, and restart the notebook's kernel"
+        return f"what talks to the GPU is missing ({error}): `{toolkit.PACKAGES}`, and restart the notebook's kernel"
     return None
 
 

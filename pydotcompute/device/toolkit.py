@@ -5,10 +5,11 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-INSTALL: Final = (
+PACKAGES: Final = (
     "pip install 'numba-cuda[cu13]' 'cuda-toolkit[cccl,cudart,nvrtc,nvvm]==13.0.*' 'nvidia-nvjitlink==13.0.*'"
 )
-"""What brings a toolkit that fits drivers from 580 on."""
+"""What brings the compiler, for drivers from 580 on. All parts are of one version: each refuses what a newer one has
+made, and so does a driver that is older."""
 
 PARTS: Final = {
     "nvvm": ("nvidia-nvvm", "nvidia-cuda-nvcc-cu12"),
@@ -23,7 +24,7 @@ def installed(package: str) -> str | None:
     """The version of a package; None if it is not installed."""
     try:
         return version(package)
-    except PackageNotFoundError:
+    except (PackageNotFoundError, KeyError):  # the latter: its files are damaged
         return None
 
 
@@ -48,7 +49,7 @@ def mismatch() -> str | None:
     if "nvvm" in found and "nvjitlink" in found and release(found["nvvm"]) > release(found["nvjitlink"]):
         return (
             f"the parts of the CUDA toolkit do not fit: NVVM {found['nvvm']} writes code that nvJitLink "
-            f"{found['nvjitlink']} cannot read: `{INSTALL}`, and restart the notebook's kernel"
+            f"{found['nvjitlink']} cannot read: `{PACKAGES}`, and restart the notebook's kernel"
         )
     return None
 
