@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from html import escape
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Literal, TypeVar
 
 from ..exceptions import DeviceError
 from . import libcuda, toolkit
-from .driver import size_text
+from .text import html_table, human_size
 
 _T = TypeVar("_T")
 
@@ -118,7 +117,7 @@ class Accelerator:
         known = {
             "kind": self.kind + self._limit(),
             "multiprocessors" if self.kind != "cpu" else "cores": str(self.multiprocessors),
-            "memory": size_text(self.memory),
+            "memory": human_size(self.memory),
             "architecture": self.arch,
             "UUID": self.uuid,
             "driver": self.driver_version,
@@ -128,26 +127,14 @@ class Accelerator:
 
     def __str__(self) -> str:
         units = "cores" if self.kind == "cpu" else "multiprocessors"
-        size = size_text(self.memory)
-        return (
-            f"{self.kind}:{self.index} {self.name}, {self.arch}, {self.multiprocessors} {units}, {size}{self._limit()}"
-        )
+        facts = self.name, self.arch, f"{self.multiprocessors} {units}", human_size(self.memory)
+        return ", ".join(facts) + self._limit()
 
     def __repr__(self) -> str:
-        return f"<Accelerator {self}>"
+        return f"<Accelerator {self.kind} {self.index}: {self}>"
 
     def _repr_html_(self) -> str:
-        return facts_html(self.name, self.facts())
-
-
-def facts_html(title: str, facts: Mapping[str, str]) -> str:
-    """A table of two columns for a notebook, in its colours; `title` is what a screen reader calls it."""
-    cells = "".join(
-        f'<tr><th scope="row" style="text-align:left">{escape(name)}</th>'
-        f'<td style="text-align:left">{escape(value)}</td></tr>'
-        for name, value in facts.items()
-    )
-    return f'<table aria-label="{escape(title)}"><caption>{escape(title)}</caption><tbody>{cells}</tbody></table>'
+        return html_table(self.name, self.facts())
 
 
 # -- NVIDIA ------------------------------------------------------------------------------------------------------------

@@ -23,8 +23,11 @@ def choose(name: str) -> Backend:
     if name == "auto":
         name = "cuda" if why_not("cuda") is None else "cpu"
     if why := why_not(name):
-        instead = "'cpu' or 'auto'" if name == "cuda" else "'interpreted', which is slow and needs nothing"
-        raise BackendUnavailableError(f"{why}; or pass backend={instead}")
+        if name == "cuda":
+            raise BackendUnavailableError(
+                f"ring kernels cannot run on a GPU here: {why}; or pass backend='cpu' or 'auto'"
+            )
+        raise BackendUnavailableError(f"{why}; or pass backend='interpreted', which is slow and needs nothing")
     if name == "interpreted":
         from .interpreted import InterpretedBackend
 
@@ -47,22 +50,16 @@ def why_not(name: str) -> str | None:
     if os.name != "posix":
         return "compiled ring kernels need Linux or macOS (on Windows: WSL)"
     if name == "cpu":
-        from .compiler import compiler_missing
+        from . import compiler
 
-        return compiler_missing()
-    return _no_cuda()
-
-
-def _no_cuda() -> str | None:
+        return compiler.compiler_missing()
     from . import driver, toolkit
 
     if why := driver.unavailable():
-        return f"ring kernels cannot run on a GPU here: {_on_amd() or why}"
-    from .cuda_compiler import compiler_missing
+        return _on_amd() or why
+    from . import cuda_compiler
 
-    if why := toolkit.mismatch() or compiler_missing():
-        return f"ring kernels cannot be compiled for the GPU here: {why}"
-    return None
+    return toolkit.mismatch() or cuda_compiler.compiler_missing()
 
 
 def _on_amd() -> str | None:

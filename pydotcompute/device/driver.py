@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError, DeviceError, DeviceMemoryError
 from . import libcuda, toolkit
+from .text import human_size
 
 # -- which GPUs --------------------------------------------------------------------------------------------------------
 
@@ -241,7 +242,7 @@ class Driver:
                 host = int(_call("cuMemHostAlloc", size, flags))
             except DeviceMemoryError as error:
                 raise DeviceMemoryError(
-                    f"the system gives no {size_text(size)} of page-locked memory; use a smaller queue_size, or let "
+                    f"the system gives no {human_size(size)} of page-locked memory; use a smaller queue_size, or let "
                     "this process have more memory (`docker run --memory`, `ulimit -l`)",
                     error.code,
                 ) from None
@@ -272,8 +273,8 @@ class Driver:
             except DeviceMemoryError as error:
                 free, total = _call("cuMemGetInfo")
                 raise DeviceMemoryError(
-                    f"GPU {self.index} ({self.gpu.name}) has no {size_text(nbytes)} left: {size_text(free)} of "
-                    f"{size_text(total)} are free. Use fewer instances, a smaller state or queue_size, or terminate "
+                    f"GPU {self.index} ({self.gpu.name}) has no {human_size(nbytes)} left: {human_size(free)} of "
+                    f"{human_size(total)} are free. Use fewer instances, a smaller state or queue_size, or terminate "
                     "kernels; free what other libraries keep (`cupy.get_default_memory_pool().free_all_blocks()`, "
                     "`torch.cuda.empty_cache()`), or see in `nvidia-smi` which process has the rest",
                     error.code,
@@ -354,9 +355,3 @@ def _call(function: str, *args: Any) -> Any:
         kind = DeviceMemoryError if number == libcuda.OUT_OF_MEMORY else DeviceError
         raise kind(f"{function} failed: {libcuda.explained(number)}", number)
     return values[0] if len(values) == 1 else tuple(values) or None
-
-
-def size_text(nbytes: int) -> str:
-    """``"1.5 GiB"``."""
-    power = min(max(nbytes.bit_length() - 1, 0) // 10, 4)
-    return f"{nbytes / 1024**power:.1f} {('', 'KiB', 'MiB', 'GiB', 'TiB')[power]}" if power else f"{nbytes} bytes"
