@@ -205,7 +205,8 @@ def _tried(name: str) -> Any:
     try:
         ended = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", code],
-            env=environment, timeout=TIMEOUT, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+            env=environment, timeout=TIMEOUT,
+            stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8", errors="replace",
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return f"looking for it did not come to an end within {TIMEOUT:.0f} s"
