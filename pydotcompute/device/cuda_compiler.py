@@ -19,10 +19,13 @@ from ..exceptions import BackendUnavailableError
 from . import compiler
 from .cache import cached_files, fingerprint
 from .rules import Function, check_step
-from .toolkit import PACKAGES
+from .toolkit import PACKAGES, mismatch, versions
 
 if TYPE_CHECKING:
     from ..runtime.step import StepDefinition
+
+_WARP = 32
+"""Threads of the smallest block."""
 
 
 class Binary(NamedTuple):
@@ -54,6 +57,8 @@ def compiler_missing() -> str | None:
         import numba_cuda  # noqa: F401 - there is a `numba.cuda` without it, an old one
     except ModuleNotFoundError:
         return f"numba-cuda is not installed: `{PACKAGES}`, and restart the notebook's kernel"
+    if missing := mismatch():
+        return missing
     try:
         from numba.cuda.core import config
 
@@ -76,9 +81,9 @@ def compiled(definition: StepDefinition, source: str, namespace: Mapping[str, An
     """The kernel that `source` makes around the step, for one architecture; from disk if it was made before.
 
     `source` defines ``entry(kernel, turn)``, both int64. It reads the names in `namespace`, all functions of `ptx`, the
-    step as `step`, for `attempt`, and the decorator `inside` for other functions of the device. Where it or the
-    namespace defines `THREADS`, a block of so many threads has enough registers. What is in the namespace is a number,
-    a text, a dtype or a tuple of these.
+    step as `step`, for `attempt`, and the decorator `inside` for other functions of the device. Registers
+    suffice for blocks of 32 threads, or of `THREADS` where that is defined and more. What is in the namespace is a
+    number, a text, a dtype or a tuple of these.
 
     Raises:
         StepError: as `compiler.typed_check`.
@@ -117,7 +122,8 @@ def _made(definition: StepDefinition, source: str, namespace: Mapping[str, Any],
         scope = {"__name__": __name__, **namespace, **intrinsics, "inside": inside, "step": step}
         exec(compile(source, "<the loop of a ring kernel on a GPU>", "exec"), scope)
         words = (cuda.types.int64, cuda.types.int64)
-        text, _ = cuda.compile_ptx(scope["entry"], words, cc=_capability(arch), launch_bounds=scope.get("THREADS"))
+        threads = max(scope.get("THREADS", 1), _WARP)
+        text, _ = cuda.compile_ptx(scope["entry"], words, cc=_capability(arch), launch_bounds=threads)
     (given,) = re.findall(r"\.entry (\w+)", text)
     name = re.sub(r"\W", "_", f"{definition.body.__name__}_ring_kernel", flags=re.ASCII)
     text = text.replace(given, name)
@@ -250,4 +256,4 @@ def _versions() -> tuple[object, ...]:
     from cuda.bindings import nvjitlink
     from numba.cuda.cudadrv.nvvm import NVVM
 
-    return numba_cuda.__version__, NVVM().get_version(), nvjitlink.version()
+    return numba_cuda.__version__, NVVM().get_version(), nvjitlink.version(), sorted(versions().items())
