@@ -58,7 +58,7 @@ def device_count() -> int:
 
 
 def driver(index: int = 0) -> Driver:
-    """The driver of one GPU, the same for all callers; any thread may ask.
+    """The driver of one GPU, the same for all callers; any thread may ask. A context is made when it is first used.
 
     Raises:
         BackendUnavailableError: there is no such GPU, or none can be used.
@@ -70,8 +70,6 @@ def driver(index: int = 0) -> Driver:
                 raise BackendUnavailableError(why)
             if not 0 <= index < libcuda.count():
                 raise BackendUnavailableError(f"there is no GPU {index}: {_numbered(libcuda.count())}")
-            if why := _too_old(libcuda.gpu(index)):
-                raise BackendUnavailableError(why)
             _drivers[index] = Driver(index)
         return _drivers[index]
 
@@ -119,7 +117,7 @@ CHUNK = 4 << 20
 """Bytes that are copied at once, through page-locked memory."""
 KEPT = 256 << 20
 """Bytes of device memory that stay with this process when they are free; more is given back when a stream is idle."""
-_PAGE = 4096
+_PAGE, _PART = 4096, SLAB // 4
 
 
 class Pinned:
@@ -157,15 +155,15 @@ class Driver:
         """Where the C function `cuLaunchKernel` lies."""
         self.query = libcuda.address("cuStreamQuery")
         """Where the C function `cuStreamQuery` lies."""
+        self._starting = threading.RLock()
+        self._context = 0
+        self._pool: Any = None
         self._lock = threading.Lock()
         self._streams: list[int] = []
         self._pinned: dict[int, list[tuple[int, int]]] = {}  # size: the free ones, address for the host and the GPU
         self._slab = (0, 0)
         self._slab_left = 0
         self._modules: dict[bytes, Any] = {}
-        self._context = int(_call("cuDevicePrimaryCtxRetain", _call("cuDeviceGet", index)))
-        with self.use():
-            self._pool = self._new_pool()
 
     def __repr__(self) -> str:
         return f"<Driver of GPU {self.index}: {self.gpu.name}, {self.arch}>"
@@ -176,10 +174,17 @@ class Driver:
 
     # -- its context ---------------------------------------------------------------------------------------------------
 
+    def _primary(self) -> int:
+        """The primary context. It takes hundreds of megabytes of the device, and so is made when it is first used."""
+        with self._starting:
+            if not self._context:
+                self._context = int(_call("cuDevicePrimaryCtxRetain", _call("cuDeviceGet", self.index)))
+            return self._context
+
     @contextmanager
     def use(self) -> Iterator[None]:
         """Inside, calls of this thread to CUDA are for this GPU."""
-        _call("cuCtxPushCurrent", self._context)
+        _call("cuCtxPushCurrent", self._primary())
         try:
             yield
         finally:
@@ -187,7 +192,7 @@ class Driver:
 
     def attach(self) -> None:
         """From now on, calls of this thread to CUDA are for this GPU."""
-        _call("cuCtxSetCurrent", self._context)
+        _call("cuCtxSetCurrent", self._primary())
 
     def stream(self) -> int:
         """A stream that waits for no other, the default one included."""
@@ -211,8 +216,8 @@ class Driver:
         """
         if nbytes <= 0 or nbytes % 8:
             raise ValueError(f"{nbytes} is not a positive multiple of 8")
-        # Powers of two as long as they come out of one slab, whole slabs beyond.
-        size = max(_PAGE, 1 << (nbytes - 1).bit_length()) if nbytes <= SLAB else -(-nbytes // SLAB) * SLAB
+        # Powers of two out of slabs, multiples of a part of a slab beyond.
+        size = max(_PAGE, 1 << (nbytes - 1).bit_length()) if nbytes <= _PART else -(-nbytes // _PART) * _PART
         with self._lock:
             free = self._pinned.setdefault(size, [])
             place = free.pop() if free else self._new_pinned(size)
@@ -226,7 +231,7 @@ class Driver:
         return Pinned(words, place[1], give_back)
 
     def _new_pinned(self, size: int) -> tuple[int, int]:
-        if size > SLAB:
+        if size > _PART:
             return self._from_system(size)
         if size > self._slab_left:
             self._slab, self._slab_left = self._from_system(SLAB), SLAB
@@ -250,8 +255,14 @@ class Driver:
 
     # -- memory of the device ------------------------------------------------------------------------------------------
 
-    def _new_pool(self) -> Any:
+    def _own_pool(self) -> Any:
         """A pool of device memory: the default one is shared, and may make one stream wait for another."""
+        with self._starting:
+            if self._pool is None:
+                self._pool = self._new_pool()
+            return self._pool
+
+    def _new_pool(self) -> Any:
         cuda = _cuda()
         properties = cuda.CUmemPoolProps()
         properties.allocType = cuda.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
@@ -269,7 +280,7 @@ class Driver:
         """Zeroed memory of the device, aligned to 256 bytes, for what comes later on that stream."""
         with self.use():
             try:
-                address = int(_call("cuMemAllocFromPoolAsync", max(nbytes, 1), self._pool, stream))
+                address = int(_call("cuMemAllocFromPoolAsync", max(nbytes, 1), self._own_pool(), stream))
             except DeviceMemoryError as error:
                 free, total = _call("cuMemGetInfo")
                 raise DeviceMemoryError(
