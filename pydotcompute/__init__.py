@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .device.block import barrier as barrier
     from .device.block import lane as lane
     from .device.block import width as width
+    from .device.doctor import doctor as doctor
     from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
     from .jupyter import dashboard as dashboard
     from .jupyter import load_ipython_extension as load_ipython_extension
@@ -40,6 +41,7 @@ _HOME = {
     "barrier": ".device.block",
     "dashboard": ".jupyter",
     "decode": ".messages",
+    "doctor": ".device.doctor",
     "encode": ".messages",
     "exceptions": ".exceptions",
     "lane": ".device.block",
@@ -60,6 +62,7 @@ __all__ = [
     "barrier",
     "dashboard",
     "decode",
+    "doctor",
     "encode",
     "exceptions",
     "lane",
