@@ -134,7 +134,7 @@ class Accelerator:
         return f"<Accelerator {self.kind} {self.index}: {self}>"
 
     def _repr_html_(self) -> str:
-        return html_table(self.name, self.facts())
+        return html_table(self.name, self.facts(), caption=True)
 
 
 # -- NVIDIA ------------------------------------------------------------------------------------------------------------

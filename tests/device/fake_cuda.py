@@ -7,7 +7,9 @@ without a context, addresses that are none of its own, and whatever could wait f
 
 import ctypes
 import os
+import sys
 from enum import IntEnum
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
@@ -215,3 +217,24 @@ class Bindings:
 
     def _cuOccupancyMaxActiveBlocksPerMultiprocessor(self, function, threads, shared):
         return 2048 // threads
+
+
+def install(patch: Any, *gpus: tuple[Any, ...], **options: Any) -> Library:
+    """From now on the machine has these GPUs, and packages of CUDA 13.0; `patch` is pytest's `monkeypatch`.
+
+    The module is `sys.modules["cuda.bindings.driver"]`. With ``library=None`` there is no driver.
+    """
+    from pydotcompute.device import driver, libcuda, toolkit
+
+    library = options["library"] if "library" in options else Library(*gpus, **options)
+    patch.setattr(libcuda, "_loaded", lambda: (library, "libcuda.so.1: no such file"))
+    patch.setattr(toolkit, "versions", lambda: {"nvvm": "13.0.88", "nvjitlink": "13.0.88", "cudart": "13.0.96"})
+    patch.setitem(sys.modules, "cuda.bindings.driver", Bindings())
+    # What is known already is known of another machine.
+    patch.setattr(driver, "_drivers", {})
+    patch.setattr(driver, "unavailable", cache(driver.unavailable.__wrapped__))
+    patch.setattr(driver, "_cuda", cache(driver._cuda.__wrapped__))
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS"):
+        patch.setenv(name, "")  # whatever is set by the package is taken back
+        patch.delenv(name)
+    return library

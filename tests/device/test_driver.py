@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from textwrap import dedent
@@ -19,43 +20,15 @@ from pydotcompute.device import libcuda, toolkit
 from pydotcompute.device.driver import CHUNK, SLAB, Driver
 from pydotcompute.exceptions import BackendUnavailableError, DeviceError, DeviceMemoryError, PyDotComputeError
 
-from .fake_cuda import GTX, H200, NAMES, Bindings, Library
+from .fake_cuda import GTX, H200, NAMES, install
 
 ROOT = Path(__file__).parents[2]
-OF_CUDA_13 = {"nvvm": "13.0.88", "nvjitlink": "13.0.88"}
 
 
 @pytest.fixture
-def fresh(monkeypatch):
-    """Nothing is known yet, and nothing stays known."""
-
-    def forget():
-        drivers.unavailable.cache_clear()
-        drivers._cuda.cache_clear()
-
-    monkeypatch.setattr(drivers, "_drivers", {})
-    forget()
-    yield
-    forget()
-
-
-@pytest.fixture
-def library(monkeypatch, fresh):
+def library(monkeypatch):
     """``library(H200)``: the driver's library finds these GPUs; all else that it needs is there."""
-
-    def library(*gpus, **options):
-        made = Library(*gpus, **options)
-        monkeypatch.setattr(libcuda, "_loaded", lambda: (made, ""))
-        return made
-
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    # Set first, so that what is set by the package is taken back.
-    for name in ("CUDA_MODULE_LOADING", "CUDA_DEVICE_MAX_CONNECTIONS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    monkeypatch.setattr(toolkit, "versions", lambda: OF_CUDA_13)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.driver", Bindings())
-    return library
+    return partial(install, monkeypatch)
 
 
 @pytest.fixture
@@ -73,8 +46,8 @@ def gpu(cuda):
 # -- whether a GPU can be used -----------------------------------------------------------------------------------------
 
 
-def test_without_a_driver_it_says_which_one_to_install(monkeypatch, fresh):
-    monkeypatch.setattr(libcuda, "_loaded", lambda: (None, "libcuda.so.1: no such file"))
+def test_without_a_driver_it_says_which_one_to_install(library):
+    library(library=None)
     assert drivers.unavailable() == (
         "no NVIDIA driver is installed here (libcuda.so.1: no such file): an NVIDIA GPU needs driver 580 or newer, and "
         "a container must be started with `--gpus all`"
@@ -101,16 +74,16 @@ def test_an_old_driver_is_told_apart_from_the_toolkit(library):
 
 @pytest.mark.parametrize("version", [13000, 13010, 14020])
 def test_drivers_of_the_toolkits_version_or_newer_will_do(library, monkeypatch, version):
-    # Within one major version an older driver runs what a newer toolkit has made.
-    monkeypatch.setattr(toolkit, "versions", lambda: {"nvjitlink": "13.0.88", "nvvm": "13.0.88"})
     library(H200, version=version)
+    # Within one major version an older driver runs what a newer toolkit has made.
+    monkeypatch.setattr(toolkit, "versions", lambda: {"nvjitlink": "13.1.80", "nvvm": "13.1.80"})
     assert drivers.unavailable() is None
 
 
 @pytest.mark.parametrize("hidden", ["", "-1", "9"])
 def test_hidden_gpus_are_found_in_the_environment(library, monkeypatch, hidden):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     library()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     assert drivers.unavailable() == (
         f"the environment variable CUDA_VISIBLE_DEVICES is {hidden!r}, which hides all GPUs: unset it, or set it to "
         "the numbers that `nvidia-smi` shows, and start Python again"
@@ -164,8 +137,8 @@ def test_no_context_is_made_to_look_or_to_get_a_driver(cuda):
 
 
 def test_kernels_are_loaded_at_once_unless_the_user_wants_it_otherwise(library, monkeypatch):
-    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8")
     made = library(H200)
+    monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "8")
     drivers.unavailable()
     assert made.seen["CUDA_MODULE_LOADING"] == "EAGER"
     assert made.seen["CUDA_DEVICE_MAX_CONNECTIONS"] == "8"
