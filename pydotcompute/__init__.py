@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .device.block import lane as lane
     from .device.block import width as width
     from .device.doctor import doctor as doctor
+    from .device.memory_pool import MemoryPool as MemoryPool
     from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
     from .jupyter import dashboard as dashboard
     from .jupyter import load_ipython_extension as load_ipython_extension
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Accelerator": ".device.accelerator",
     "KernelContext": ".runtime",
+    "MemoryPool": ".device.memory_pool",
     "Record": ".messages",
     "RingKernelRuntime": ".runtime",
     "Shape": ".messages",
@@ -55,6 +57,7 @@ _HOME = {
 __all__ = [
     "Accelerator",
     "KernelContext",
+    "MemoryPool",
     "Record",
     "RingKernelRuntime",
     "Shape",

@@ -23,7 +23,8 @@
     │   ├── MessageEncodeError (TypeError)     a value that has no encoding
     │   ├── MessageDecodeError (ValueError)    bytes that are not a message
     │   └── PriorityError (ValueError)         a priority outside 0 to 255
-    └── UnifiedBufferError (ValueError)        a buffer of an impossible shape or dtype
+    ├── UnifiedBufferError (ValueError)        a buffer that cannot be, or cannot be used now
+    └── PoolLimitError (MemoryError)           a buffer would take a memory pool above its limit
 
     asyncio.CancelledError
     └── KernelStopped                          raised inside a body that waits in `ctx.receive()` when its kernel
@@ -52,6 +53,7 @@ __all__ = [
     "MessageEncodeError",
     "MessageError",
     "MessageTypeError",
+    "PoolLimitError",
     "PriorityError",
     "PyDotComputeError",
     "QueueError",
@@ -162,7 +164,11 @@ class PriorityError(MessageError, ValueError):
 
 
 class UnifiedBufferError(PyDotComputeError, ValueError):
-    """A buffer of an impossible shape or dtype."""
+    """A buffer of an impossible shape, dtype or device, or one that is closed or in use by a ring kernel."""
+
+
+class PoolLimitError(PyDotComputeError, MemoryError):
+    """A buffer would take a memory pool above its limit."""
 
 
 class KernelStopped(CancelledError):
