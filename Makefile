@@ -11,8 +11,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
 CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
 BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_notebook or needs_numba or needs_cuda_compiler
-BENCHMARKS := $(filter-out benchmarks/gpu_% benchmarks/_%,$(wildcard benchmarks/*.py))
-GPU_BENCHMARKS := $(wildcard benchmarks/gpu_*.py)
+BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -49,11 +48,8 @@ check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes
 bench: $(VENV)/.lab ## the benchmarks; each prints a table
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
 
-gpu: ## tests and benchmarks that need a GPU, with the packages this machine has
-	@set -e; export PYTHONPATH='$(CURDIR)'; python="$${PYTHON:-python3}"; \
-	tests=$$(grep -rl --include='test_*.py' 'mark\.needs_gpu' $(CORE_TESTS) || true); \
-	if [ -n "$$tests" ]; then "$$python" -m pytest -m needs_gpu $$tests; else echo 'No test needs a GPU yet.'; fi; \
-	for script in $(GPU_BENCHMARKS); do echo "== $$script"; "$$python" $$script; done
+gpu: ## tests and benchmarks that need a GPU, with the packages this machine has; one JSON (JSON=FILE names it)
+	@PYTHONPATH='$(CURDIR)' "$${PYTHON:-python3}" benchmarks/gpu_run.py $(if $(JSON),--json '$(JSON)')
 
 clean: ## remove the environments and whatever the tools left
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -114,7 +114,7 @@ def hand_on(state: None, msg: Small, out: Small) -> bool:
 async def driven(runtime: RingKernelRuntime, definition: str, kernels: int, size: int, batch: int, n: int) -> float:
     """Millions of messages a second there and back, without the interpreter."""
     executors: list[Any] = [runtime[name]._executor for name in await several(runtime, definition, kernels)]
-    module = executors[0]._native._module
+    module = executors[0]._native.module
     addresses = np.array([[one.address, one._out.address] for one in executors]).T
     drive = partial(driver(module.put_many, module.take), *addresses.copy(), size, batch)
     drive(n // 10)
@@ -508,13 +508,13 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 
-def show(figures: dict[str, float]) -> list[dict[str, Any]]:
+def show(figures: dict[str, float], claims: tuple[Claim, ...] = CLAIMS) -> list[dict[str, Any]]:
     """Print the table; the claims with what has become of them."""
     kept = []
     print(f"{'':54}{'':>10}{'ratio':>9}  {'bound':14}beside")
     for name, figure in figures.items():
         label = f"{name:54}{figure:10,.0f}" if abs(figure) >= 100 else f"{name:54}{figure:10.3g}"
-        for row, base, sign, bound in CLAIMS:
+        for row, base, sign, bound in claims:
             if row != name or (base is not None and base not in figures):
                 continue
             value = figure if base is None else figure / figures[base]

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import inspect
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from tests.runtime.conftest import (  # noqa: F401 - fixtures
     settle,
 )
 
-pytest.register_assert_rewrite("tests.device.conformance")
+pytest.register_assert_rewrite("tests.device.conformance", "tests.device.stress")
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0
@@ -48,9 +49,13 @@ def _impatient(test: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Steps are compiled into a folder of this run, which processes that tests start use too."""
+    """Steps are compiled into a folder of this run, which processes that tests start use too.
+
+    TEST_CACHE_DIR names one that several runs share: where a GPU is lent for minutes, none is to be spent twice.
+    """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(tmp_path_factory.mktemp("steps")))
+        folder = os.environ.get("TEST_CACHE_DIR") or tmp_path_factory.mktemp("steps")
+        patch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(folder))
         yield
 
 
