@@ -186,6 +186,38 @@ def call(typingctx: Any, function: Any, argument: Any) -> Any:
 
 
 @intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def launch(
+    typingctx: Any, function: Any, kernel: Any, blocks: Any, x: Any, y: Any, stream: Any, parameters: Any
+) -> Any:
+    """``launch(address, ...)`` of a C function with the parameters of ``cuLaunchKernel``; its error code.
+
+    The grid has one dimension, a block two, and none shared memory.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        function, kernel, blocks, x, y, stream, parameters = args
+        words = [I64, *[_I32] * 7, I64, I64, I64]
+        kind = ir.FunctionType(_I32, words).as_pointer()
+        blocks, x, y = (builder.trunc(arg, _I32) for arg in (blocks, x, y))
+        one, none = _I32(1), _I32(0)
+        given = [kernel, blocks, one, one, x, y, one, none, stream, parameters, I64(0)]
+        return builder.sext(builder.call(builder.inttoptr(function, kind), given), I64)
+
+    return types.int64(*[types.int64] * 7), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
+def query(typingctx: Any, function: Any, stream: Any) -> Any:
+    """``query(address, stream)`` of a C function like ``cuStreamQuery``; its error code."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kind = ir.FunctionType(_I32, [I64]).as_pointer()
+        return builder.sext(builder.call(builder.inttoptr(args[0], kind), [args[1]]), I64)
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic  # type: ignore[untyped-decorator, unused-ignore]
 def pointer(typingctx: Any, address: Any) -> Any:
     """An address as `numba.carray` takes it."""
 
@@ -304,4 +336,5 @@ def has_membarrier() -> bool:
 # What goes through a file descriptor wakes a thread, or an event loop, without the interpreter.
 read = types.ExternalFunction("read", types.int64(types.int32, types.int64, types.int64))
 write = types.ExternalFunction("write", types.int64(types.int32, types.int64, types.int64))
+poll = types.ExternalFunction("poll", types.int32(types.int64, types.int64, types.int32))
 give_way = types.ExternalFunction("sched_yield", types.int32())

@@ -188,7 +188,8 @@ class CpuExecutor(host.RingExecutor):
         self._buffers = definition.buffers  # kept alive, as the arrays themselves
         for i, buffer in enumerate(self._buffers.values()):
             self._buffer_words[i] = address(buffer.host)
-        words[ring.QUANTUM] = int((QUANTUM if definition.quantum is None else definition.quantum) * 1e9)
+        quantum = QUANTUM if definition.quantum == "auto" else definition.quantum
+        words[ring.QUANTUM] = host.FOR_EVER if quantum is None else int(quantum * 1e9)
         words[ring.SERVE] = program.serve
 
     def connect(self, target: Executor) -> bool:

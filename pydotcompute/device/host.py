@@ -44,6 +44,8 @@ PATIENCE = 20
 """Passes of the event loop."""
 PATIENCE_AT_END = 2.0
 """Seconds that closing waits for steps to come back."""
+FOR_EVER = 1 << 60
+"""Nanoseconds."""
 CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 

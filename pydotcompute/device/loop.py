@@ -50,6 +50,7 @@ from pydotcompute.device.ring import (
     END,
     FAILED,
     FAILURE,
+    FENCE,
     FENCED,
     FIRST,
     FULL,
@@ -413,6 +414,8 @@ def do(what: int, kernel: int) -> int:
         return load(kernel, STATUS) == GONE or swap_if(kernel, STATUS, ASLEEP, GONE)
     elif what == CLOCK:  # nanoseconds, as workers read them
         return now_ns()
+    elif what == FENCE:
+        fence()
     return 0
 
 

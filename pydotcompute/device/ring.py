@@ -52,6 +52,7 @@ STAMP_EVERY = 64
 # -- the words of a kernel ---------------------------------------------------------------------------------------------
 
 SERVE, STATES, INBOX, OUT, ANSWERS, SOURCES, SOURCE_COUNT, ROW, INDEX, POOL, QUANTUM, BUFFERS, SCRATCH = range(13)
+BRIDGE = 13  # of a GPU
 GATE, PATIENCE = LINE, LINE + 1  # not 0: messages are let through; how often the next ask looks for its answer
 PAUSED = 2 * LINE  # the host says: handle no further message
 STATUS = 3 * LINE  # ASLEEP, READY: its bit in the pool is set, ATTENDED: by a worker, GONE
@@ -71,7 +72,9 @@ ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Even
 KERNELS, READY_BITS, NOTED_BITS, BIT_WORDS, HOST_FD, ONE, READ_FDS, WRITE_FDS, SPIN, SPIN_PLACES, PASSES, FENCED = (
     range(12)
 )
+LAUNCH, QUERY, POLL = range(12, 15)  # of a GPU: how to launch and to ask what became of it; what a poller waits for
 STOP, LEASE = LINE, LINE + 1
+CROWD, NUDGED = LINE + 2, LINE + 3  # of a GPU: kernels without work make room for others; something has changed
 SPINNERS, SPIN_TURNS = 2 * LINE, 2 * LINE + 1  # how many look around for work; how often one has begun to
 SLEEPING = 3 * LINE  # a bit for each worker
 SIGNALLED = 4 * LINE  # the host was woken and has not looked yet
@@ -98,7 +101,7 @@ PROCESSED, REPLIED, BUSY, WAITED, HANDLED = (
 )
 """Words of a row of counters, the last two the first of their histograms."""
 LAST_BUCKET = BUCKETS - 1
-QUEUED, NOTIFY, RESTING, WITHDRAW, CLOCK = range(5)
+QUEUED, NOTIFY, RESTING, WITHDRAW, CLOCK, FENCE = range(6)
 """What the host asks `loop.do` for."""
 FULL, SHUT = 0, -1
 """What putting says when it has put nothing."""

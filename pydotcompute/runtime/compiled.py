@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import InstanceError, KernelStateError
+from ..exceptions import DeviceError, InstanceError, KernelStateError
 from ..messages import DEFAULT_PRIORITY, checked_records, from_record
 from ..telemetry import COUNTERS
 from .executor import PENDING, REFUSED, Engine, Event, Executor
@@ -93,7 +93,9 @@ class CompiledKernel(RingKernel):
         async with self._at_rest():
             states = self._final if self.state.over else self._executor.states()
         if states is None:
-            raise KernelStateError(f"the state of {self.id!r} is lost: its step did not come back when it was ended")
+            raise KernelStateError(
+                f"the state of {self.id!r} is lost: its step did not come back when it was ended, or its device failed"
+            )
         if instance is None and definition.instances > 1:
             return states
         return from_record(definition.state_type, states[instance or 0])
@@ -250,8 +252,15 @@ class CompiledKernel(RingKernel):
             self._hold(-1)
 
     async def _until_rest(self) -> None:
+        await self._until(lambda: self._executor.resting)
+
+    async def _until_paused(self) -> None:
+        """Until it is at rest, unless it goes on before that."""
+        await self._until(lambda: self._executor.resting or not self._box.paused)
+
+    async def _until(self, come: Callable[[], bool]) -> None:
         pause = 0.0
-        while not (self.state.over or self._executor.resting):
+        while not (self.state.over or come()):
             await asyncio.sleep(pause)
             pause = min(2 * pause or 1e-5, 0.01)
 
@@ -356,7 +365,8 @@ class CompiledKernel(RingKernel):
             self.bury((message, 0, self._asks.pop(ticket, None)), reason if i else reason_of_first)
         self._out.take_all()
         if executor.resting and self.definition.state_type is not None:
-            self._final = executor.states()
+            with suppress(DeviceError):  # it is lost
+                self._final = executor.states()
         executor.close()
         self._out.close(self._unusable)
         self._box.bury_all(reason)

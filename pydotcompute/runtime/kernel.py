@@ -17,7 +17,7 @@ from asyncio.tasks import _unregister_task as unregister_task
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from copy import deepcopy
 from struct import pack_into
-from typing import TYPE_CHECKING, Any, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -221,7 +221,9 @@ _FOR_STEPS: dict[str, Any] = {
     "key": None,
     "buffers": None,
     "boundscheck": False,
-    "quantum": None,
+    "quantum": "auto",
+    "threads": 1,
+    "device": "auto",
 }
 
 
@@ -255,7 +257,9 @@ def ring_kernel(
     key: str | None = None,
     buffers: Mapping[str, Any] | None = None,
     boundscheck: bool = False,
-    quantum: float | None = None,
+    quantum: float | Literal["auto"] | None = "auto",
+    threads: int = 1,
+    device: int | Literal["auto"] = "auto",
 ) -> Callable[[Callable[..., Any]], RingKernelDefinition]: ...
 def ring_kernel(
     kernel_id: str | Callable[..., Any] | None = None,
@@ -270,7 +274,9 @@ def ring_kernel(
     key: str | None = None,
     buffers: Mapping[str, Any] | None = None,
     boundscheck: bool = False,
-    quantum: float | None = None,
+    quantum: float | Literal["auto"] | None = "auto",
+    threads: int = 1,
+    device: int | Literal["auto"] = "auto",
 ) -> RingKernelDefinition | Callable[[Callable[..., Any]], RingKernelDefinition]:
     """Make a ring kernel of an ``async def body(ctx)``, or a compiled one of a plain ``def step(state, msg, out)``.
 
@@ -297,15 +303,22 @@ def ring_kernel(
     These are for steps:
 
     Args:
-        backend: ``"cpu"`` runs the compiled step on threads of this process; ``"interpreted"`` runs it in Python on the
-            runtime's event loop, slowly and for debuggers; ``"auto"`` is the fastest that can be used here.
+        backend: ``"cuda"`` runs the compiled step on a GPU, which it does not leave; ``"cpu"`` on threads of this
+            process; ``"interpreted"`` in Python on the runtime's event loop, slowly and for debuggers; ``"auto"`` is
+            the fastest that can be used here.
         instances: how many actors of this definition there are, each with its own state. A message says which it is
             for by its `key`, or is sent to ``runtime["stats"][3]``.
         key: the integer field of the message that chooses the instance, modulo `instances`.
         buffers: `UnifiedBuffer` objects that the step gets as arrays, by the names of its further parameters.
         boundscheck: makes a kernel fail with an IndexError where it reads or writes outside of an array. Compiled steps
             otherwise do not look.
-        quantum: seconds that it keeps a worker thread while other kernels wait for one.
+        quantum: seconds that it keeps a worker thread while other kernels wait for one; on a GPU seconds, 0.5 by
+            default, that it stays there at a time: calls of CUDA that need an idle device may wait for so long. None:
+            it stays for good, and such calls wait until it is paused.
+        threads: how many threads of a GPU run the step on the same message, 1 or a multiple of 32 up to 1024; they
+            share the work by `lane`, `width` and `barrier`. Elsewhere one does the work of all.
+        device: the number of the GPU that it runs on; by default that which has the least to do. Elsewhere there is
+            one device only.
 
     Raises:
         DefinitionError: not an ``async def`` with one parameter, nor a step, or an argument that cannot be.
@@ -330,6 +343,8 @@ def ring_kernel(
             buffers=buffers,
             boundscheck=boundscheck,
             quantum=quantum,
+            threads=threads,
+            device=device,
             scope=scope,
         )
         return define(definition, stacklevel=4 if callable(kernel_id) else 3)

@@ -491,6 +491,8 @@ class RingKernelRuntime:
     async def deactivate(self, kernel_id: str) -> None:
         """Pause: the message in hand is finished and no further one is handed out until `reactivate`.
 
+        A compiled ring kernel with buffers has given them back when this returns.
+
         Raises:
             KernelNotFoundError: none of that id was launched.
             KernelStateError: not in state ACTIVE.
@@ -500,6 +502,8 @@ class RingKernelRuntime:
         kernel = self._find(kernel_id)
         kernel._move("deactivate")
         kernel._box.pause(True)
+        if isinstance(kernel, CompiledKernel) and kernel.definition.buffers:
+            await kernel._until_paused()
 
     async def reactivate(self, kernel_id: str) -> None:
         """Go on after `deactivate`.
@@ -980,7 +984,12 @@ class RingKernelRuntime:
         """
         if self._away:
             return await self._hop(self.connect, kernel_id, target_id)
-        Link(self._find(kernel_id), self._find(target_id))
+        source, target = self._find(kernel_id), self._find(target_id)
+        if isinstance(source, CompiledKernel):
+            async with source._at_rest():  # where its replies go is not to change in the middle of a message
+                Link(source, target)
+        else:
+            Link(source, target)
 
     async def disconnect(self, kernel_id: str) -> None:
         """Let the replies of a kernel be received again.

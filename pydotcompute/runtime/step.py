@@ -6,7 +6,7 @@ import inspect
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Mapping
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from .executor import Engine, Program
 from .executor import backend as backend_of
 from .kernel import RingKernelDefinition, evaluated, unreadable
 from .mailbox import Backpressure
+
+MOST_THREADS = 1024
+"""Of a block of any GPU that CUDA knows (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 class StepDefinition(RingKernelDefinition):
@@ -38,7 +41,9 @@ class StepDefinition(RingKernelDefinition):
         key: str | None = None,
         buffers: Mapping[str, Any] | None = None,
         boundscheck: bool = False,
-        quantum: float | None = None,
+        quantum: float | Literal["auto"] | None = "auto",
+        threads: int = 1,
+        device: int | Literal["auto"] = "auto",
         scope: dict[str, Any] | None = None,
     ) -> None:
         self._describe(body, kernel_id, queue_size, backpressure)
@@ -47,15 +52,34 @@ class StepDefinition(RingKernelDefinition):
             raise DefinitionError(f"instances of {name!r} must be an integer of at least 1, not {instances!r}")
         if not isinstance(boundscheck, bool):
             raise DefinitionError(f"boundscheck of {name!r} must be True or False, not {boundscheck!r}")
-        if quantum is not None and not (_is_number(quantum) and 0 < quantum < float("inf")):
-            raise DefinitionError(f"quantum of {name!r} must be a number of seconds above 0, not {quantum!r}")
+        if quantum is not None and quantum != "auto" and not (_is_number(quantum) and 0 < quantum < float("inf")):
+            raise DefinitionError(
+                f"quantum of {name!r} must be 'auto', None or a number of seconds above 0, not {quantum!r}"
+            )
+        if not is_count(threads) or (threads > 1 and threads % 32) or threads > MOST_THREADS:
+            raise DefinitionError(
+                f"threads of {name!r} must be 1 or a multiple of 32 up to {MOST_THREADS}, as a GPU runs them, "
+                f"not {threads!r}"
+            )
+        if threads > 1 and boundscheck:
+            raise DefinitionError(
+                f"{name!r} has boundscheck=True and threads={threads}: a thread that stops where an index is out of "
+                "bounds would leave the others waiting at a barrier. Look for the fault with threads=1"
+            )
+        if device != "auto" and not (_is_number(device) and device == int(device) >= 0):
+            raise DefinitionError(f"device of {name!r} must be 'auto' or the number of a GPU from 0 on, not {device!r}")
         if not isinstance(backend, str):
             raise DefinitionError(f"backend of {name!r} must be the name of one, such as 'auto', not {backend!r}")
         self.instances: int = instances
         self.boundscheck = boundscheck
         """Whether an index out of bounds makes the kernel fail, instead of reading and writing elsewhere."""
         self.quantum = quantum
-        """Seconds that it keeps a worker while others wait for one; None leaves that to the backend."""
+        """Seconds that it keeps a worker while others wait for one, or stays on a GPU at a time; None: without an end;
+        ``"auto"`` leaves that to the backend."""
+        self.threads: int = threads
+        """Threads that share a message on a GPU."""
+        self.device = device
+        """The GPU that it runs on; ``"auto"``: that which has the least to do."""
         self.buffers: dict[str, Any] = _checked_buffers(buffers, name)
         """What the step gets as further arguments, by the names of its parameters: objects like `UnifiedBuffer`."""
         self.backend = backend
@@ -148,6 +172,7 @@ class StepDefinition(RingKernelDefinition):
             "instances": self.instances,
             "key": self.key,
             "queue_size": self.queue_size,
+            "device": self.device,
             "buffers": {name: (buffer.shape, buffer.dtype) for name, buffer in self.buffers.items()},
         }
 

@@ -37,6 +37,7 @@ from pydotcompute.exceptions import (
     QueueFullError,
     QueueTimeoutError,
     StepError,
+    UnifiedBufferError,
 )
 from pydotcompute.runtime import KernelState
 from tests.device import steps
@@ -176,6 +177,10 @@ class Conformance:
     """Steps run on the event loop, which stands still meanwhile."""
     long_step = 0.2
     """Seconds that a step takes which is to stop meanwhile."""
+    shares_memory = True
+    """The host may use buffers while a kernel that has them runs."""
+    prelude = ""
+    """What a process of its own runs first."""
 
     def load(self, messages):
         return max(int(messages * self.scale), 200)
@@ -1202,9 +1207,17 @@ class Conformance:
         uses = UnifiedBuffer(4, np.int64)
         kernel = await start(steps.weigh, buffers={"weights": weights, "uses": uses})
         assert await kernel.ask(Sample(2, 10.0)) == Sample(2, 45.0)
+        if not self.shares_memory:
+            for use in (lambda: weights.host, lambda: np.asarray(uses), lambda: weights.numpy()):
+                with pytest.raises(UnifiedBufferError, match=r"'weigh'.*deactivate"):
+                    use()
+            await kernel.deactivate()
         weights.host[2] = 1.0, 0.5
+        if not self.shares_memory:
+            await kernel.reactivate()
         assert await kernel.ask(Sample(2, 10.0)) == Sample(2, 10.5)
         assert await kernel.ask(Sample(3, 1.0)) == Sample(3, 13.0)
+        await kernel.terminate()
         assert uses.host.tolist() == [0, 0, 2, 1]
 
     # -- hot swap --------------------------------------------------------------------------------------------------
@@ -1689,6 +1702,7 @@ import asyncio, os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
 from tests.device.conformance import everything_at_once
+{self.prelude}
 asyncio.run(everything_at_once({self.backend!r}, {self.load(100_000)}))
 """
         ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=25)

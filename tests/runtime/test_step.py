@@ -73,7 +73,7 @@ def test_types_come_from_the_annotations():
     assert (step.kernel_id, step.body, step.__name__) == ("amplify", amplify, "amplify")
     assert (step.message_type, step.reply_type, step.state_type) == (Sample, Sample, Gain)
     assert (step.input_types, step.output_types) == ((Sample,), (Sample,))
-    assert (step.instances, step.key, step.buffers, step.boundscheck, step.quantum) == (1, None, {}, False, None)
+    assert (step.instances, step.key, step.buffers, step.boundscheck, step.quantum) == (1, None, {}, False, "auto")
     assert (step.queue_size, step.backpressure) == (1024, "block")
     assert step.backend == step.backend_name == "interpreted"
     assert step.origin == f"module {__name__}"

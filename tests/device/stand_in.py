@@ -1,0 +1,232 @@
+"""Native threads in place of the launch of a CUDA kernel: the host's side of that backend, where there is no GPU.
+
+What runs on the threads is the text that is compiled for the GPU, with the same words of memory, one thread for each
+block. `install` makes ``backend="cuda"`` use it. Everything else is what a GPU machine runs.
+"""
+
+import ctypes
+import re
+from functools import cache
+
+import numpy as np
+
+LEAVE_FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
+POLLING = {"WARP": 1, "LOOK_NS": 20_000, "POLL_EVERY": 4, "NAP_AFTER": 20, "LEAST_NAP": 20_000, "MOST_NAP": 1_000_000}
+
+# The words of a stream.
+RUNNING, FAULT, LAUNCHES, THREAD, ARGUMENTS = 0, 1, 2, 3, 16
+WORDS = 1 << 10
+
+BEGIN = """
+
+@cfunc("int64(int64)", cache=CACHE)
+def begin(argument):
+    resident(load(argument, 0), load(argument, 1), load(argument, 2))
+    fetch_add(load(argument, 3), RUNNING, -1)
+    return 0
+"""
+
+
+ATTEMPT = r"""try:
+        return 1 if truth(step(\1)) else 0
+    except Exception:
+        return -1
+"""
+"""What `ptx.attempt` is for the other compiler."""
+
+
+@cache
+def machine():
+    """What takes the place of the functions of the driver and of `ptx`."""
+    from numba import carray, cfunc, njit, types
+    from numba.core import cgutils
+    from numba.extending import intrinsic
+
+    from pydotcompute.device import atomics
+
+    pthread_create = types.ExternalFunction(
+        "pthread_create", types.int32(types.int64, types.int64, types.int64, types.int64)
+    )
+    pthread_detach = types.ExternalFunction("pthread_detach", types.int32(types.int64))
+    usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
+    give_way = atomics.give_way
+    load, store, fetch_add = atomics.load, atomics.store, atomics.fetch_add
+
+    @cfunc("int32(int64,int32,int32,int32,int32,int32,int32,int32,int64,int64,int64)")
+    def launch(function, blocks, _y, _z, _bx, _by, _bz, _shared, stream, parameters, _extra):
+        if load(stream, FAULT):
+            return load(stream, FAULT)
+        store(stream, LAUNCHES, load(stream, LAUNCHES) + 1)
+        fetch_add(stream, RUNNING, blocks)
+        for block in range(blocks):
+            argument = stream + 8 * (ARGUMENTS + 4 * block)
+            store(argument, 0, load(load(parameters, 0), 0))
+            store(argument, 1, load(load(parameters, 1), 0))
+            store(argument, 2, block)
+            store(argument, 3, stream)
+            if pthread_create(stream + 8 * THREAD, 0, function, argument):
+                return 2  # CUDA_ERROR_OUT_OF_MEMORY
+            pthread_detach(load(stream, THREAD))
+        return 0
+
+    @cfunc("int32(int64)")
+    def query(stream):
+        if load(stream, FAULT):
+            return load(stream, FAULT)
+        return 600 if load(stream, RUNNING) else 0
+
+    @intrinsic
+    def record_at(typingctx, dtype, address):
+        record = dtype.dtype
+
+        def codegen(context, builder, signature, args):
+            return builder.bitcast(builder.inttoptr(args[1], cgutils.voidptr_t), context.get_value_type(record))
+
+        return record(dtype, types.int64), codegen
+
+    @njit
+    def array_at(dtype, shape, address):
+        return carray(atomics.pointer(address), shape, dtype)
+
+    @njit
+    def nap(ns):
+        if ns < 50_000:
+            give_way()
+        else:
+            usleep(ns // 1000)
+
+    names = {
+        "truth": atomics.truth,
+        "record_at": record_at,
+        "array_at": array_at,
+        "nap": nap,
+        "cfunc": cfunc,
+        "fetch_add": fetch_add,
+        "load": load,
+        "RUNNING": RUNNING,
+        "inside": njit(nogil=True, error_model="numpy"),
+        "get": load,
+        "put": store,
+        "fetch_add_gpu": fetch_add,
+        "fence_gpu": atomics.fence,
+        "now_ns": atomics.now_ns,
+        "thread_index": njit(lambda: 0),
+        "thread_count": njit(lambda: 1),
+        "block_index": njit(lambda: 0),
+        "sync": njit(lambda: None),
+        "warp_peers": njit(lambda value: 1),
+        "bit_count": njit(lambda bits: bits),
+        "low_bits": njit(lambda lane: 0),
+        "copy_line": njit(lambda target, source: atomics.copy(target, source, 64)),
+    }
+    for name in ("load", "acquire", "store", "release"):
+        names |= {f"{name}_sys": getattr(atomics, name), f"{name}_gpu": getattr(atomics, name)}
+    return launch, query, names
+
+
+_programs = {}  # by the text that stands for the machine code
+
+
+def compiled(definition, arch):
+    """The step and its loop, for threads."""
+    from pydotcompute.device import compiler, cuda
+    from pydotcompute.device.cuda_compiler import Binary
+
+    source, names = cuda.program_source(definition, POLLING)
+    source, times = re.subn(r"return attempt\(step, (.*)\)\n", ATTEMPT, source)
+    assert times == 1
+    module = compiler.compiled(
+        definition, source + BEGIN, {**names, **machine()[2]}, (sorted(map(str, names.items())),)
+    )
+    key = str(len(_programs)).encode()
+    _programs[key] = module
+    return Binary(key, "", "begin", arch, 0, 0, 0, 0)
+
+
+class StandIn:
+    """The stand-in for one GPU: `driver.Driver` as far as the backend uses it."""
+
+    def __init__(self, index=0, room=8):
+        self.index, self.blocks, self.arch = index, room, "threads"
+        self._launch, self._query, _ = machine()
+        self.launch, self.query = self._launch.address, self._query.address
+        self.streams, self.memory, self.loaded = {}, {}, []
+        self.limit = None
+
+    def error_text(self, code):
+        return f"CUDA_ERROR_{code}"
+
+    def attach(self):
+        pass
+
+    def pinned(self, nbytes):
+        return _Pinned(nbytes)
+
+    def stream(self):
+        from pydotcompute.device.ring import address, block
+
+        words = block(8 * WORDS)
+        self.streams[address(words)] = words
+        return address(words)
+
+    def end_stream(self, stream):
+        assert not self.streams[stream][RUNNING] or self.streams[stream][FAULT]
+
+    def allocate(self, nbytes, stream):
+        from pydotcompute.device.ring import address, block
+        from pydotcompute.exceptions import DeviceMemoryError
+
+        if self.limit is not None and nbytes > self.limit:
+            raise DeviceMemoryError(f"GPU {self.index} has no {nbytes} B left: use fewer instances", 2)
+        memory = block(-(-nbytes // 8) * 8)
+        self.memory[address(memory)] = memory
+        return address(memory)
+
+    def free(self, address, stream):
+        del self.memory[address]
+
+    def write(self, address, array, stream):
+        array = np.ascontiguousarray(array)
+        ctypes.memmove(address, array.ctypes.data, array.nbytes)
+
+    def read(self, address, nbytes, stream):
+        return np.frombuffer(ctypes.string_at(address, nbytes), np.uint8).copy()
+
+    def load(self, cubin, name):
+        self.loaded.append(cubin)
+        return _programs[cubin].begin.address
+
+    def room(self, function, threads):
+        return self.blocks
+
+
+class _Pinned:
+    def __init__(self, nbytes):
+        from pydotcompute.device.ring import address, block
+
+        self.words = block(nbytes)
+        self.device_address = address(self.words)
+
+    def free(self):
+        del self.words
+
+
+@cache
+def devices():
+    return [StandIn()]
+
+
+def install(patch=None, devices=devices):
+    """From now on ``backend="cuda"`` is this; `patch` is pytest's `monkeypatch`."""
+    from pydotcompute.device import backend
+    from pydotcompute.device.cuda import CudaBackend
+
+    former = backend.choose
+
+    def choose(name):
+        return CudaBackend(devices, compiled) if name == "cuda" else former(name)
+
+    if patch is None:
+        backend.choose = choose
+    else:
+        patch.setattr(backend, "choose", choose)
