@@ -10,7 +10,7 @@ CORE_PY := $(CORE)/bin/python
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
 CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
-BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_notebook or needs_numba or needs_cuda_compiler
+BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
 BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -79,7 +79,7 @@ $(VENV)/.lab: $(PY) pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.lab
 	@echo 'Installing the development tools into $(VENV) (once)'
-	@$(PY) -m pip install -q --group dev -e '.[cuda]'
+	@$(PY) -m pip install -q --group dev $(if $(CI),--group interop) -e '.[cuda]'
 	@touch $@
 
 # The package itself is not installed here: it would bring what this environment must do without.
