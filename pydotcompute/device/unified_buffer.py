@@ -209,7 +209,7 @@ class UnifiedBuffer:
         element = np.asarray(value, self.dtype)
         if element.ndim:
             raise ValueError(f"fill() takes one element, not an array of shape {element.shape}; see copy_from()")
-        side = DEVICE if self._memory.newest[DEVICE] and self.dtype.char in _COMPUTED else HOST
+        side = DEVICE if self._memory.newest[DEVICE] and self._computes else HOST
         with self._overwriting(side) as array:
             array.fill(element[()])
 
@@ -220,10 +220,10 @@ class UnifiedBuffer:
         source on a GPU is copied there, and not by way of the host.
         """
         if isinstance(source, UnifiedBuffer):
-            on_device = not self._memory.shared and source._memory.newest == (False, True)
+            on_device = self._computes and source._computes and source._memory.newest == (False, True)
             reading: AbstractContextManager[Any] = source.read_device() if on_device else source.read_host()
         else:
-            on_device = not self._memory.shared and hasattr(source, "__cuda_array_interface__")
+            on_device = self._computes and hasattr(source, "__cuda_array_interface__")
             reading = nullcontext(cupy().asarray(source) if on_device else np.asarray(source, self.dtype))
         with reading as values:
             if np.broadcast_shapes(values.shape, self.shape) != self.shape:
@@ -310,10 +310,13 @@ class UnifiedBuffer:
         return interface
 
     def __dlpack__(self, *, stream: Any = None, **options: Any) -> Any:
+        if any(stride < 0 for stride in self._host.strides):
+            raise BufferError("what runs backwards cannot be shared: some libraries end the process; copy it before")
         array = self.device
         if not self._memory.shared and isinstance(stream, int) and stream > _NUMBERED_STREAMS:
             self._memory.block.hand_to(cupy().cuda.ExternalStream(stream))
-        return array.__dlpack__(stream=stream, **options)
+        with self._working(DEVICE):
+            return array.__dlpack__(stream=stream, **options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         if self._memory.shared:
@@ -349,6 +352,11 @@ class UnifiedBuffer:
         if (kernel := memory.kernel) is not None:
             rows["in use by"] = f"ring kernel {kernel}"
         return html_table("UnifiedBuffer", rows)
+
+    @property
+    def _computes(self) -> bool:
+        """CuPy does more than hold such elements: it fills and converts them."""
+        return not self._memory.shared and self.dtype.char in _COMPUTED
 
     @property
     def _newest(self) -> str:
@@ -444,8 +452,7 @@ class UnifiedBuffer:
 _ON_HOST = (1, 3, 11)  # DLPack's kDLCPU, kDLCUDAHost, kDLROCMHost
 _ON_GPU = (2, 10, 13)  # kDLCUDA, kDLROCM, kDLCUDAManaged
 _NUMBERED_STREAMS = 2  # 0, 1 and 2 name default streams, -1 none
-_COMPUTED = "?bhilqBHILQefdFD"
-"""Codes of the dtypes that CuPy computes with."""
+_COMPUTED = "?bhilqBHILQefdFD"  # codes of dtypes
 
 
 def checked_shape(shape: SupportsIndex | Sequence[SupportsIndex]) -> tuple[int, ...]:

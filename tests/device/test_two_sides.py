@@ -6,6 +6,7 @@ Most tests use a CuPy with memory and streams of its own but no GPU, which does 
 import asyncio
 import gc
 import threading
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -433,12 +434,16 @@ streams = st.integers(0, 2)
 class NeverStale(RuleBasedStateMachine):
     """Beside a plain array that is what the buffer should be."""
 
+    def library(self):
+        """Stands in place of CuPy."""
+        return in_place_of_cupy(Fake())
+
     @initialize(pooled=st.booleans())
     def make(self, pooled):
-        self.fake = Fake()
-        self.context = in_place_of_cupy(self.fake)
-        self.context.__enter__()
-        self.streams = [self.fake.null, *(self.fake.cuda.Stream(non_blocking=True) for _ in range(2))]
+        self.context = self.library()
+        self.cupy = self.context.__enter__()
+        null = self.cupy.cuda.get_current_stream()
+        self.streams = [null, *(self.cupy.cuda.Stream(non_blocking=True) for _ in range(2))]
         self.expected = np.zeros(LENGTH, np.int64)
         self.buf = UnifiedBuffer(LENGTH, np.int64)
         if pooled:
@@ -549,8 +554,85 @@ class NeverStale(RuleBasedStateMachine):
 
     @rule(stream=st.integers(0, 3))
     def the_gpu_works(self, stream):
-        self.fake.streams[stream % len(self.fake.streams)].step()
+        if isinstance(self.cupy, Fake):
+            self.cupy.streams[stream % len(self.cupy.streams)].step()
+
+
+class NeverStaleOnAGpu(NeverStale):
+    def library(self):
+        return nullcontext(pytest.importorskip("cupy"))
 
 
 TestNeverStale = NeverStale.TestCase
 TestNeverStale.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestNeverStaleOnAGpu = pytest.mark.needs_gpu(NeverStaleOnAGpu.TestCase)
+TestNeverStaleOnAGpu.settings = TestNeverStale.settings
+
+
+@pytest.mark.needs_gpu
+class TestOnAGpu:
+    @pytest.fixture(autouse=True)
+    def cupy(self):
+        return pytest.importorskip("cupy", reason="cupy is not installed")
+
+    def test_there_and_back(self, cupy):
+        buf = UnifiedBuffer((1000, 3))
+        buf.host[:] = np.arange(3000).reshape(1000, 3)
+        assert isinstance(buf.device, cupy.ndarray)
+        buf.device[:] = cupy.sqrt(buf.device)
+        np.testing.assert_allclose(buf.host, np.sqrt(np.arange(3000.0)).reshape(1000, 3), rtol=1e-6)
+        buf.device += 1
+        assert buf[0, 0] == 1
+        assert cupy.cuda.runtime.pointerGetAttributes(buf.host.ctypes.data).type == 1  # page-locked
+
+    async def test_copies_keep_no_loop_waiting(self, cupy):
+        buf = UnifiedBuffer(1 << 26)
+        with buf.write_host() as h:
+            h[:] = 1
+        turns, loop = [], asyncio.get_running_loop()
+
+        def turn():
+            turns.append(None)
+            ticking.append(loop.call_soon(turn))
+
+        ticking = [loop.call_soon(turn)]
+        device = await buf.to_device()
+        device += 1
+        host = await buf.to_host()
+        ticking[-1].cancel()
+        assert len(turns) > 10
+        assert np.all(host[:: 1 << 10] == 2)
+
+    def test_memory_goes_back_to_cupy(self, cupy):
+        cupy.cuda.Device().synchronize()
+        pool = cupy.get_default_memory_pool()
+        before = pool.used_bytes()
+        buf = UnifiedBuffer(1 << 20)
+        buf.device.fill(1)
+        assert pool.used_bytes() >= before + (4 << 20)
+        buf.numpy()
+        del buf
+        gc.collect()
+        assert pool.used_bytes() == before
+
+    def test_dtypes_that_cupy_does_not_compute_with_are_copied_too(self, cupy):
+        for dtype in (np.dtype([("a", "i4"), ("b", "f8", (3,))]), "datetime64[ns]", "S5"):
+            buf, copy = UnifiedBuffer(4, dtype), UnifiedBuffer(4, dtype)
+            buf.host.view(np.uint8)[:] = np.arange(4 * buf.dtype.itemsize) % 100 + 1
+            expected = buf.host.copy()
+            assert buf.device.dtype == buf.dtype
+            np.testing.assert_array_equal(buf.numpy(), expected)
+            copy.copy_from(buf)
+            np.testing.assert_array_equal(copy.numpy(), expected)
+
+    def test_too_much_for_the_gpu_says_how_much_is_free(self, cupy):
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        cupy.get_default_memory_pool().free_all_blocks()
+        hog = cupy.cuda.alloc(free - (1 << 30))
+        buf = UnifiedBuffer(1 << 29)
+        with pytest.raises(DeviceMemoryError, match=r"cannot give 2\.0 GiB: .* are free"):
+            buf.device.fill(0)
+        del hog
+        cupy.get_default_memory_pool().free_all_blocks()
+        buf.device.fill(1)
+        assert buf[-1] == 1
