@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
 
 from ..exceptions import BackendUnavailableError, DefinitionError
 from ..runtime.executor import Backend
@@ -33,8 +32,9 @@ def choose(name: str) -> Backend:
 
         return InterpretedBackend()
     if name == "cuda":
-        backend: Backend = import_module(".cuda", __package__).CudaBackend()
-        return backend
+        from .cuda import CudaBackend
+
+        return CudaBackend()
     from .cpu import CpuBackend
 
     return CpuBackend()

@@ -251,8 +251,10 @@ def test_nothing_of_it_can_be_changed():
     assert processor == Accelerator.all()[-1]
 
 
-def in_a_new_process(script: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
+def in_a_new_process(script: str, **variables: str) -> str:
+    """What it prints; `variables` are added to those of the environment."""
+    path = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path, **variables}
     ended = subprocess.run(
         [sys.executable, "-c", dedent(script)], env=environment, capture_output=True, text=True, check=True
     )
