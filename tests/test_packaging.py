@@ -1,5 +1,6 @@
 """What a wheel and a source distribution hold."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import pydotcompute
+from pydotcompute.device import toolkit
 
 ROOT = Path(__file__).parent.parent
 
@@ -65,15 +67,27 @@ def test_a_plain_install_brings_what_a_notebook_needs(metadata):
     assert all(find_spec(name) for name in names)
 
 
-def test_no_requirement_has_an_upper_bound(metadata):
-    assert not [need for need in metadata.get_all("Requires-Dist") if "<" in need or "==" in need.partition(";")[0]]
+def test_no_requirement_but_the_toolkit_of_cuda_has_an_upper_bound(metadata):
+    needs = [need.partition(";")[0] for need in metadata.get_all("Requires-Dist")]
+    bound = {re.split(r"[\[=<]", need)[0] for need in needs if "<" in need or "==" in need}
+    assert bound == {"cuda-toolkit", "nvidia-nvjitlink"}
 
 
-def test_all_asks_for_what_every_extra_does(metadata):
+def test_what_is_said_to_install_for_a_gpu_is_what_the_extra_brings(metadata):
+    needs = [need for need in metadata.get_all("Requires-Dist") if "extra == 'cuda'" in need]
+    assert all("sys_platform == 'linux'" in need for need in needs)
+    brought = {need.partition(";")[0] for need in needs}
+    for package in re.findall(r"'(.+?)'", toolkit.PACKAGES):
+        name, extras, version = re.fullmatch(r"([\w-]+)(\[.+\])?(==.+)?", package).groups()
+        assert f"{name}{extras or ''}{version or ''}" in brought
+
+
+def test_all_asks_for_what_every_extra_but_the_one_for_a_gpu_does(metadata):
     needs = {extra: set() for extra in metadata.get_all("Provides-Extra")}
     for need in metadata.get_all("Requires-Dist"):
         name, _, extra = need.partition("; extra == ")
         if extra:
             needs[extra.strip("'")].add(name)
     everything = needs.pop("all")
+    del needs["cuda"]
     assert everything == set().union(*needs.values())

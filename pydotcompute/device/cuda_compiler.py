@@ -124,6 +124,7 @@ def _made(definition: StepDefinition, source: str, namespace: Mapping[str, Any],
         words = (cuda.types.int64, cuda.types.int64)
         threads = max(scope.get("THREADS", 1), _WARP)
         text, _ = cuda.compile_ptx(scope["entry"], words, cc=_capability(arch), launch_bounds=threads)
+    text = re.sub(r"^\.common .*NumbaEnv\S*;\n", "", text, flags=re.M)  # of no use, and under other names each time
     (given,) = re.findall(r"\.entry (\w+)", text)
     name = re.sub(r"\W", "_", f"{definition.body.__name__}_ring_kernel", flags=re.ASCII)
     text = text.replace(given, name)

@@ -268,6 +268,14 @@ def _barrier_of_block():  # type: ignore[no-untyped-def]
 # -- what lies at an address -------------------------------------------------------------------------------------------
 
 
+def _place(builder: Any, address: Any, kind: Any) -> Any:
+    """An address as a pointer of which the compiler knows that it is one of global memory.
+
+    There the two kinds of addresses are the same (PTX ISA, "Generic Addressing").
+    """
+    return builder.addrspacecast(builder.inttoptr(address, kind.pointee.as_pointer(1)), kind)
+
+
 @intrinsic
 def record_at(typingctx: Any, dtype: Any, place: Any) -> Any:
     """``record_at(dtype, address)``: the record there. The dtype is a constant."""
@@ -275,7 +283,7 @@ def record_at(typingctx: Any, dtype: Any, place: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         place = context.cast(builder, args[1], signature.args[1], types.int64)
-        return builder.inttoptr(place, context.get_value_type(record))
+        return _place(builder, place, context.get_value_type(record))
 
     return record(dtype, place), codegen
 
@@ -295,7 +303,7 @@ def array_at(typingctx: Any, dtype: Any, shape: Any, place: Any) -> Any:
         made = context.make_array(array)(context, builder)
         context.populate_array(
             made,
-            data=builder.inttoptr(place, made.data.type),
+            data=_place(builder, place, made.data.type),
             shape=lengths,
             strides=steps[: len(lengths)],
             itemsize=itemsize,

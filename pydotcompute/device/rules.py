@@ -191,7 +191,7 @@ _BUILTIN_HINTS = {
 
 _MATH = {
     *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "ceil", "copysign", "cos", "cosh", "degrees"),
-    *("erf", "erfc", "exp", "expm1", "fabs", "floor", "fmod", "frexp", "gamma", "hypot", "isfinite", "isinf", "isnan"),
+    *("erf", "erfc", "exp", "expm1", "fabs", "floor", "frexp", "gamma", "hypot", "isfinite", "isinf", "isnan"),
     *("ldexp", "lgamma", "log", "log10", "log1p", "log2", "pow", "radians", "sin", "sinh", "sqrt", "tan", "tanh"),
     "trunc",
 }
@@ -307,6 +307,8 @@ class _Checker:
                 return self._unknown_field(node) or self._overwritten(node)
             case ast.Subscript():
                 return self._overwritten(node)
+            case ast.BinOp(op=ast.MatMult()) | ast.AugAssign(op=ast.MatMult()):
+                return f"`@` cannot run on a GPU: {_LOOP}"
             case ast.Call():
                 return self._call(node)
             case ast.Name(id=name, ctx=ast.Load()) if name in self.function.outside:

@@ -1,0 +1,193 @@
+"""The command line: what it prints, what it writes and how it ends."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pydotcompute
+from pydotcompute import cli
+
+ROOT = Path(__file__).parent.parent
+
+KERNELS = """
+import numpy as np
+from pydotcompute import message, ring_kernel
+from factor import FACTOR
+
+
+@message
+class Number:
+    n: np.int64
+
+
+@ring_kernel(backend="interpreted")
+def scale(state: None, msg: Number, out: Number) -> bool:
+    out.n = FACTOR * msg.n
+    return True
+
+
+@ring_kernel
+async def body(ctx):
+    pass
+
+
+class Kernels:
+    scale = scale
+
+
+def plain(state, msg, out):
+    return True
+
+
+NUMBER = 7
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled_steps(tmp_path_factory):
+    return tmp_path_factory.mktemp("steps")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch, compiled_steps):
+    """A folder with kernels in a file, and one with a fault, as the current one."""
+    (tmp_path / "kernels_of_test.py").write_text(KERNELS)
+    (tmp_path / "faulty_of_test.py").write_text(KERNELS.replace("scale", "scale_wrongly").replace("msg.n", "msg.m_n"))
+    (tmp_path / "broken_of_test.py").write_text("import numpy_of_tomorrow\n")
+    (tmp_path / "factor.py").write_text("FACTOR = 3\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    monkeypatch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(compiled_steps))
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if name == "factor" or name.endswith("_of_test"):
+            del sys.modules[name]
+
+
+def test_it_is_a_command_and_a_module():
+    for command in (["-m", "pydotcompute"], ["-c", "from pydotcompute.cli import main; main()"]):
+        run = subprocess.run([sys.executable, *command, "--version"], cwd=ROOT, capture_output=True, text=True)
+        assert run.stdout == f"pydotcompute {pydotcompute.__version__}\n", run.stderr
+
+
+def test_asking_for_help_loads_nothing_else():
+    code = (
+        "import sys\nfrom pydotcompute.cli import main\ntry:\n    main(['--help'])\nfinally:\n    print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    help_text, _, loaded = run.stdout.strip().rpartition("\n")
+    assert "compile" in help_text
+    assert not {"numpy", "numba", "msgpack", "pydotcompute.runtime"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["compile"], ["compile", "a:b"]])
+def test_wrong_usage_is_shown(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert "usage: pydotcompute" in capsys.readouterr().err
+
+
+@pytest.mark.needs_cuda_compiler
+@pytest.mark.parametrize(
+    "step", ["kernels_of_test:scale", "kernels_of_test.py:scale", "./kernels_of_test.py:Kernels.scale"]
+)
+def test_a_step_is_compiled_for_each_architecture(folder, capsys, step):
+    assert cli.main(["compile", step, "--arch", "sm_80", "--arch", "sm_90"]) == 0
+    titles, *rows = capsys.readouterr().out.splitlines()
+    assert re.split(r"  +", titles) == [
+        "arch", "registers", "spilled bytes", "shared bytes", "local bytes", "seconds",
+    ]  # fmt: skip
+    for row, arch in zip(rows, ("sm_80", "sm_90"), strict=True):
+        assert re.fullmatch(rf"{arch} +\d+ +0 +0 +0 +\d+\.\d\d", row)
+        assert len(row) == len(titles)
+
+
+@pytest.mark.needs_cuda_compiler
+def test_what_was_compiled_is_written(folder, capsys):
+    from pydotcompute.device import cuda
+
+    step = "kernels_of_test:scale"
+    assert cli.main(["compile", step, "--arch", "sm_90", "--ptx", "scale.ptx", "--cubin", "scale.cubin"]) == 0
+    binary = cuda.compiled(cli.step_named(step), "sm_90")
+    assert Path("scale.ptx").read_text() == binary.ptx
+    assert Path("scale.cubin").read_bytes() == binary.cubin
+
+
+@pytest.mark.needs_cuda_compiler
+def test_it_works_from_the_shell(folder):
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    run = subprocess.run(
+        [sys.executable, "-m", "pydotcompute", "compile", "kernels_of_test:scale", "--arch", "sm_80"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines()[1].startswith("sm_80 ")
+
+
+@pytest.mark.needs_numba
+@pytest.mark.parametrize(
+    ("step", "told"),
+    [
+        ("kernels_of_test", r"'kernels_of_test' is no step: write module:name"),
+        (":scale", r"':scale' is no step"),
+        ("no_such_module:scale", r"there is no module no_such_module"),
+        ("no/such/file.py:scale", r"there is no file no/such/file\.py"),
+        ("kernels_of_test:scal", r"kernels_of_test has no 'scal': check the spelling"),
+        ("kernels_of_test:body", r"'body' is an async ring kernel, which is not compiled"),
+        ("kernels_of_test:plain", r"'plain' is no ring kernel: put @ring_kernel above"),
+        ("kernels_of_test:NUMBER", r"'NUMBER' is no ring kernel"),
+        ("faulty_of_test:scale_wrongly", r"faulty_of_test\.py, line 14: .*m_n"),
+        ("kernels_of_test:scale --arch sm_80 --ptx x", r"--ptx and --cubin .* one --arch"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told_in_a_line(folder, capsys, step, told):
+    assert cli.main(["compile", *step.split(), "--arch", "sm_90"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pydotcompute compile: ")
+    assert re.search(told, err)
+
+
+@pytest.mark.needs_cuda_compiler
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--arch", "sm_42"], r"no code can be made for 'sm_42'.* sm_90"),
+        (["--arch", "sm_90", "--cubin", "no/such/folder/x"], r"cannot write no/such/folder/x: No such file"),
+    ],
+)
+def test_so_is_what_cannot_be_made_or_written(folder, capsys, options, told):
+    assert cli.main(["compile", "kernels_of_test:scale", *options]) == 1
+    assert re.search(told, capsys.readouterr().err)
+
+
+def test_without_the_compiler_it_says_what_to_install(folder, capsys, monkeypatch):
+    from pydotcompute.device import cuda_compiler
+
+    monkeypatch.setitem(sys.modules, "numba_cuda", None)
+    cuda_compiler.compiler_missing.cache_clear()
+    assert cli.main(["compile", "kernels_of_test:scale", "--arch", "sm_90"]) == 1
+    cuda_compiler.compiler_missing.cache_clear()
+    assert re.search(r"pip install 'numba-cuda\[cu13\]'", capsys.readouterr().err)
+
+
+def test_a_module_that_lacks_another_shows_which(folder):
+    with pytest.raises(ModuleNotFoundError, match="numpy_of_tomorrow"):
+        cli.main(["compile", "broken_of_test:scale", "--arch", "sm_90"])
+
+
+def test_a_table_is_aligned():
+    rows = [("a", 1, "2.0"), ("longest", 1000, "10.5")]
+    assert cli.table(("name", "n", "s"), rows).splitlines() == [
+        "name        n     s",
+        "a           1   2.0",
+        "longest  1000  10.5",
+    ]
