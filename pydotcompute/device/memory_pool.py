@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..exceptions import PoolLimitError, UnifiedBufferError
-from .memory import Block, Memory, human_size
-from .unified_buffer import UnifiedBuffer, checked_device, checked_dtype, checked_shape, html_table
+from .memory import Block, Memory
+from .text import html_table, human_size
+from .unified_buffer import UnifiedBuffer, checked_device, checked_dtype, checked_shape
 
 SMALLEST = 256
 """Bytes of the smallest size."""

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..exceptions import BackendUnavailableError, UnifiedBufferError
-from .memory import DEVICE, HOST, Block, Claim, Memory, Side, cupy, human_size
+from .memory import DEVICE, HOST, Block, Claim, Memory, Side, cupy
+from .text import html_table, human_size
 
 
 class UnifiedBuffer:
@@ -491,17 +492,6 @@ def checked_device(device: SupportsIndex) -> int:
     if not 0 <= index < count:
         raise UnifiedBufferError(f"there is no GPU {index}: GPUs are counted from 0, and {max(count, 0)} can be used")
     return index
-
-
-def html_table(label: str, rows: dict[str, str]) -> str:
-    """Names and values, one pair a row."""
-    from html import escape  # only where somebody looks
-
-    cells = "".join(
-        f'<tr><th scope="row" style="text-align:left">{name}</th><td style="text-align:left">{escape(value)}</td></tr>'
-        for name, value in rows.items()
-    )
-    return f'<table aria-label="{label}"><tbody>{cells}</tbody></table>'
 
 
 def _address(array: NDArray[Any]) -> int:
