@@ -110,14 +110,14 @@ def _numbered(count: int) -> str:
 
 # -- one GPU -----------------------------------------------------------------------------------------------------------
 
-SLAB = 4 << 20
-"""Bytes of page-locked memory that are taken from the system at once: that takes milliseconds, and the kernels of a
-small program fit in."""
-CHUNK = 4 << 20
+SLAB = 16 << 20
+"""Bytes of page-locked memory that are taken from the system at once: to take some may wait for kernels that run."""
+CHUNK = 1 << 20
 """Bytes that are copied at once, through page-locked memory."""
 KEPT = 256 << 20
 """Bytes of device memory that stay with this process when they are free; more is given back when a stream is idle."""
-_PAGE, _PART = 4096, SLAB // 4
+_PAGE = 4096
+_PART = SLAB // 16  # larger pieces are no part of a slab
 
 
 class Pinned:
@@ -163,6 +163,7 @@ class Driver:
         self._pinned: dict[int, list[tuple[int, int]]] = {}  # size: the free ones, address for the host and the GPU
         self._slab = (0, 0)
         self._slab_left = 0
+        self._loading = threading.Lock()
         self._modules: dict[bytes, Any] = {}
 
     def __repr__(self) -> str:
@@ -338,7 +339,7 @@ class Driver:
 
     def load(self, cubin: bytes, name: str) -> int:
         """The function of that name of a compiled module, ready to be launched. The device keeps it."""
-        with self._lock, self.use():
+        with self._loading, self.use():
             if cubin not in self._modules:
                 self._modules[cubin] = _call("cuModuleLoadData", cubin)
             function = _call("cuModuleGetFunction", self._modules[cubin], name.encode())
