@@ -110,7 +110,7 @@ def test_so_does_the_loop_around_them(step, options, arch):
 
 @pytest.mark.parametrize(
     "step",
-    [steps.agree, steps.copy_everything, steps.divide, steps.listen, steps.spin, steps.weigh],
+    [steps.agree, steps.copy_everything, steps.spin, steps.weigh],
     ids=lambda step: step.__name__,
 )
 def test_and_the_loop_around_larger_ones(step):
