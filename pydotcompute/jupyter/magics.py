@@ -84,6 +84,20 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+class _NumberOr:
+    """The type of an option: a number, or one of some words."""
+
+    def __init__(self, number: type[int | float], what: str, *words: str) -> None:
+        self.number, self.what, self.words = number, what, words
+
+    def __call__(self, text: str) -> int | float | str:
+        try:
+            return text if text in self.words else self.number(text)
+        except ValueError:
+            *others, last = self.what, *self.words
+            raise argparse.ArgumentTypeError(f"must be {', '.join(others)} or {last}, not {text!r}") from None
+
+
 CELL = _Parser("%%ring_kernel", "Make a ring kernel of the last function in the cell, launch it and activate it.")
 CELL.usage = "%(prog)s [KERNEL] [OPTION ...]"
 CELL.add_argument("kernel_id", nargs="?", metavar="KERNEL", help="the function's name by default")
@@ -108,7 +122,21 @@ _steps.add_argument(
     help="variables that hold UnifiedBuffers, for further parameters of the same names",
 )
 _steps.add_argument("--boundscheck", action="store_true", default=None, help="fail at an index out of bounds")
-_steps.add_argument("--quantum", type=float, metavar="SECONDS", help="how long it keeps a worker that others wait for")
+_steps.add_argument(
+    "--quantum",
+    type=_NumberOr(float, "a number of seconds", "auto", "none"),
+    metavar="SECONDS",
+    help="how long it keeps a worker that others wait for, or stays on a GPU at a time; none: for good (auto)",
+)
+_steps.add_argument(
+    "--threads", type=int, metavar="N", help="of a GPU, that share each message: 1, or a multiple of 32 (1)"
+)
+_steps.add_argument(
+    "--device",
+    type=_NumberOr(int, "the number of a GPU", "auto"),
+    metavar="N",
+    help="GPU to run on (auto: the least busy)",
+)
 
 COMMANDS: dict[str, _Parser] = {}
 
@@ -178,6 +206,7 @@ class RingMagics(Magics):
         and of a step, `def step(state, msg, out)`, which is compiled:
 
         [--backend NAME] [--instances N] [--key FIELD] [--buffers NAME,...] [--boundscheck] [--quantum SECONDS]
+        [--threads N] [--device N]
 
         A kernel that runs under that id gets the new body between two messages and keeps its mailbox and its state.
         """
@@ -412,6 +441,8 @@ class RingMagics(Magics):
         """The value of an option of the cell; some name what is in the namespace."""
         if option == "buffers":
             return {name: self._named(name) for name in value}
+        if (option, value) == ("quantum", "none"):
+            return None
         return self._named(value) if option in ("state", "input_type", "output_type") else value
 
     def _named(self, expression: str) -> Any:
@@ -506,7 +537,8 @@ def _candidates(magic: str, before: list[str], text: str) -> list[str]:
     for action in parser._actions:
         if action.option_strings:
             if before[-1:] == action.option_strings and action.nargs != 0:
-                return list(action.choices or ())
+                words: tuple[str, ...] = getattr(action.type, "words", ())
+                return list(action.choices or words)
             known += action.option_strings
         elif action.metavar == "KERNEL":
             known += map(shlex.quote, notebook_runtime().kernels)

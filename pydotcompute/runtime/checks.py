@@ -22,9 +22,9 @@ def checked_timeout(timeout: Any) -> None:
         raise ValueError(f"timeout must be 0 or more and finite (None waits for ever), not {timeout!r}")
 
 
-def is_count(value: Any) -> bool:
-    """Whether it is an integer of at least 1."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_count(value: Any, least: int = 1) -> bool:
+    """Whether it is an integer of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def checked_id(kernel_id: Any) -> str:

@@ -66,7 +66,7 @@ class StepDefinition(RingKernelDefinition):
                 f"{name!r} has boundscheck=True and threads={threads}: a thread that stops where an index is out of "
                 "bounds would leave the others waiting at a barrier. Look for the fault with threads=1"
             )
-        if device != "auto" and not (_is_number(device) and device == int(device) >= 0):
+        if device != "auto" and not is_count(device, least=0):
             raise DefinitionError(f"device of {name!r} must be 'auto' or the number of a GPU from 0 on, not {device!r}")
         if not isinstance(backend, str):
             raise DefinitionError(f"backend of {name!r} must be the name of one, such as 'auto', not {backend!r}")

@@ -14,6 +14,11 @@ pytestmark = [pytest.mark.needs_kernel, pytest.mark.needs_numba]
 PATIENCE = 150.0
 """Seconds for the first step on a slow machine: what runs all steps is compiled with it."""
 
+NO_GPU = """import os
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+"""
+"""What is tested here is the same on machines that have one."""
+
 MESSAGES = """import math
 from typing import Annotated
 import numpy as np
@@ -56,7 +61,7 @@ def total(sensor: int, value: float, *, of: str = "stats") -> str:
 @pytest.fixture
 def steps(nb: NotebookKernel) -> NotebookKernel:
     """A notebook that defines messages and a state, after what runs all steps has been compiled."""
-    nb.run(MESSAGES)
+    nb.run(NO_GPU + MESSAGES)
     cell = nb.start(stats(bare=True) + "stats.build()")
     nb.until(lambda: cell.done, PATIENCE)
     assert cell.errors == []
@@ -81,13 +86,27 @@ def test_what_takes_long_to_compile_is_said(steps: NotebookKernel) -> None:
     assert cell.stdout.count("compiling") == 1
 
 
-OPTIONS = {
-    "": ("cpu", 1, None, False, None, 1024, "block"),
-    "--backend interpreted": ("interpreted", 1, None, False, None, 1024, "block"),
-    "--backend auto --instances 8 --key sensor": ("cpu", 8, "sensor", False, None, 1024, "block"),
-    "--boundscheck --quantum 0.01": ("cpu", 1, None, True, 0.01, 1024, "block"),
-    "--queue-size 3 --backpressure reject": ("cpu", 1, None, False, None, 3, "reject"),
-    "other --state Totals --input-type Sample --output-type Stats": ("cpu", 1, None, False, None, 1024, "block"),
+USUAL = {
+    "backend_name": "cpu",
+    "instances": 1,
+    "key": None,
+    "boundscheck": False,
+    "quantum": "auto",
+    "threads": 1,
+    "device": "auto",
+    "queue_size": 1024,
+    "backpressure": "block",
+}
+OPTIONS: dict[str, dict[str, object]] = {
+    "": {},
+    "--backend interpreted": {"backend_name": "interpreted"},
+    "--backend auto --instances 8 --key sensor": {"instances": 8, "key": "sensor"},
+    "--boundscheck --quantum 0.01": {"boundscheck": True, "quantum": 0.01},
+    "--quantum none": {"quantum": None},
+    "--quantum auto --device auto": {},
+    "--threads 64 --device 3": {"threads": 64, "device": 3},
+    "--queue-size 3 --backpressure reject": {"queue_size": 3, "backpressure": "reject"},
+    "other --state Totals --input-type Sample --output-type Stats": {},
 }
 
 
@@ -95,9 +114,8 @@ OPTIONS = {
 def test_options(steps: NotebookKernel, options: str) -> None:
     steps.run(stats(options))
     name = "other" if "other" in options else "stats"
-    names = ("backend_name", "instances", "key", "boundscheck", "quantum", "queue_size", "backpressure")
-    told = f"tuple(getattr(runtime[{name!r}].definition, name) for name in {names})"
-    assert steps.value(told) == OPTIONS[options]
+    told = f"{{name: getattr(runtime[{name!r}].definition, name) for name in {tuple(USUAL)}}}"
+    assert steps.value(told) == USUAL | OPTIONS[options]
     assert steps.value(total(2, 1.5, of=name)) == 1.5
 
 
@@ -114,8 +132,14 @@ def test_buffers_are_named(steps: NotebookKernel) -> None:
         ("--backend gpu", "argument --backend: invalid choice: 'gpu'"),
         ("--instances x", "argument --instances: invalid int value: 'x'"),
         ("--instances 0", "instances of 'stats' must be an integer of at least 1, not 0"),
-        ("--quantum x", "argument --quantum: invalid float value: 'x'"),
-        ("--quantum 0", "quantum of 'stats' must be a number of seconds above 0, not 0.0"),
+        ("--quantum x", "argument --quantum: must be a number of seconds, auto or none, not 'x'"),
+        ("--quantum 0", "quantum of 'stats' must be 'auto', None or a number of seconds above 0, not 0.0"),
+        ("--threads x", "argument --threads: invalid int value: 'x'"),
+        ("--threads 33", "threads of 'stats' must be 1 or a multiple of 32 up to 1024"),
+        ("--threads 64 --boundscheck", "'stats' has boundscheck=True and threads=64"),
+        ("--device 1.5", "argument --device: must be the number of a GPU or auto, not '1.5'"),
+        ("--device -1", "device of 'stats' must be 'auto' or the number of a GPU from 0 on, not -1"),
+        ("--backend cuda", "ring kernels cannot run on a GPU here: "),
         ("--key sensor", "key='sensor' of 'stats' chooses among instances: add instances="),
         (
             "--instances 2 --key value",
@@ -343,6 +367,12 @@ def test_restart_compiles_the_latest_definition(steps: NotebookKernel, loop: str
         ("%%ring_kernel --backend ", [f"%%ring_kernel --backend {name}" for name in
                                       ("auto", "cpu", "cuda", "interpreted")]),
         ("%%ring_kernel --backend in", ["%%ring_kernel --backend interpreted"]),
+        ("%%ring_kernel --backend cu", ["%%ring_kernel --backend cuda"]),
+        ("%%ring_kernel --th", ["%%ring_kernel --threads"]),
+        ("%%ring_kernel --dev", ["%%ring_kernel --device"]),
+        ("%%ring_kernel --device ", ["%%ring_kernel --device auto"]),
+        ("%%ring_kernel --quantum ", ["%%ring_kernel --quantum auto", "%%ring_kernel --quantum none"]),
+        ("%%ring_kernel --quantum n", ["%%ring_kernel --quantum none"]),
         ("%%ring_kernel --boundscheck sta", ["%%ring_kernel --boundscheck stats"]),
         ("%ring ask sta", ["%ring ask stats"]),
     ],

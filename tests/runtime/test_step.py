@@ -74,6 +74,7 @@ def test_types_come_from_the_annotations():
     assert (step.message_type, step.reply_type, step.state_type) == (Sample, Sample, Gain)
     assert (step.input_types, step.output_types) == ((Sample,), (Sample,))
     assert (step.instances, step.key, step.buffers, step.boundscheck, step.quantum) == (1, None, {}, False, "auto")
+    assert (step.threads, step.device) == (1, "auto")
     assert (step.queue_size, step.backpressure) == (1024, "block")
     assert step.backend == step.backend_name == "interpreted"
     assert step.origin == f"module {__name__}"
@@ -145,6 +146,19 @@ def test_a_definition_can_be_called_to_test_its_step():
     assert (out, state.used) == (Sample(3, 8.0), 1)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"quantum": 2}, {"quantum": 0.5}, {"quantum": None}, {"quantum": "auto"}]
+    + [{"threads": threads} for threads in (1, 32, 96, 1024)]
+    + [{"device": device} for device in (0, 7, "auto")]
+    + [{"boundscheck": True, "threads": 1}],
+    ids=str,
+)
+def test_options_are_kept_as_they_were_given(options):
+    step = interpreted(**options)(amplify)
+    assert {name: getattr(step, name) for name in options} == options
+
+
 def test_a_program_is_built_once(monkeypatch):
     step = interpreted(amplify)
     assert not step.is_built
@@ -159,7 +173,9 @@ def test_a_program_is_built_once(monkeypatch):
     [
         ({}, []),
         ({"state": Gain(gain=1.0), "backpressure": "reject", "quantum": 0.1, "boundscheck": True}, []),
+        ({"threads": 64, "quantum": None}, []),
         ({"queue_size": 7}, ["queue_size"]),
+        ({"device": 1}, ["device"]),
         ({"instances": 2, "key": "sensor"}, ["instances", "key"]),
     ],
 )
@@ -289,7 +305,21 @@ def test_a_function_that_is_no_step_is_told_what_one_is(step, text):
         (stateless, {"boundscheck": 1}, "boundscheck.*True or False, not 1"),
         (stateless, {"quantum": 0}, "quantum.*above 0, not 0"),
         (stateless, {"quantum": float("inf")}, "quantum.*not inf"),
-        (stateless, {"quantum": "1"}, "quantum.*not '1'"),
+        (stateless, {"quantum": "1"}, "quantum.*'auto', None or a number.*not '1'"),
+        (stateless, {"quantum": True}, "quantum.*not True"),
+        (stateless, {"threads": 0}, "threads of 'stateless' must be 1 or a multiple of 32 up to 1024.*not 0"),
+        (stateless, {"threads": 2}, "threads.*not 2"),
+        (stateless, {"threads": 33}, "threads.*not 33"),
+        (stateless, {"threads": 1056}, "threads.*not 1056"),
+        (stateless, {"threads": 32.0}, "threads.*not 32.0"),
+        (stateless, {"threads": "auto"}, "threads.*not 'auto'"),
+        (stateless, {"threads": 32, "boundscheck": True}, "boundscheck=True and threads=32.*threads=1"),
+        (stateless, {"device": -1}, "device of 'stateless' must be 'auto' or the number of a GPU from 0 on, not -1"),
+        (stateless, {"device": 1.0}, "device.*not 1.0"),
+        (stateless, {"device": float("inf")}, "device.*not inf"),
+        (stateless, {"device": True}, "device.*not True"),
+        (stateless, {"device": "cuda:0"}, "device.*not 'cuda:0'"),
+        (stateless, {"device": None}, "device.*not None"),
         (stateless, {"backend": "gpu"}, "no backend 'gpu'.*'interpreted'"),
         (stateless, {"backend": 3}, "backend.*not 3"),
         (stateless, {"queue_size": 0}, "queue_size of 'stateless'"),
@@ -339,6 +369,8 @@ def test_gpus_are_refused_with_what_to_use_instead():
         {"buffers": {}},
         {"boundscheck": True},
         {"quantum": 1.0},
+        {"threads": 32},
+        {"device": 0},
     ],
 )
 def test_options_of_steps_are_refused_for_async_bodies(options):
