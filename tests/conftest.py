@@ -123,6 +123,15 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(why)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cupy_is_loaded() -> None:
+    """The first buffer of a process imports CuPy, where that is installed; here it is often made on a loop."""
+    if find_spec("cupy") is not None:
+        from pydotcompute.device.memory import cupy
+
+        cupy()
+
+
 @pytest.fixture(autouse=True)
 def no_blocking_in_a_loop(request: pytest.FixtureRequest) -> Iterator[None]:
     """Code of the package that blocks an event loop (sleeps, reads a file, waits for a held lock) raises.

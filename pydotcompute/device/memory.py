@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import DeviceMemoryError, UnifiedBufferError
+from .text import human_size
 
 ALIGNMENT = 64
 """Bytes: one cache line, and at least what any vector load asks for."""
@@ -145,9 +146,9 @@ class Block:
         assert self.gpu is not None
         if self._streams.keys() - {stream.ptr}:
             self.settle(settled=False)
-        if self._done is not None:
+        if (done := self._done) is not None and not done.done:
             with self.gpu.current():
-                stream.wait_event(self._done)
+                stream.wait_event(done)
         self._streams[stream.ptr] = stream
 
     def wait(self) -> None:
@@ -327,10 +328,3 @@ class Loan:
     def may_write(self) -> bool:
         """It runs, or may run yet for all that was seen of it."""
         return self.kernel is not None or (self.holder() is not None and not self.has_run)
-
-
-def human_size(nbytes: int) -> str:
-    """``"3.9 KiB"``"""
-    units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-    power = min(max(nbytes.bit_length() - 1, 0) // 10, len(units) - 1)
-    return f"{nbytes / 1024**power:.1f} {units[power]}" if power else f"{nbytes} B"

@@ -134,9 +134,7 @@ class MemoryPool:
                 self._kept_bytes -= size
                 self._reused += 1
                 self._peak = max(self._peak, self._in_use)
-                block = blocks.pop()
-                block.settle(settled=True)
-                return block
+                return blocks.pop()
             if self._limit is not None:
                 self._free(self._in_use + self._kept_bytes - self._limit)
         try:  # slow, and so without the lock

@@ -115,6 +115,10 @@ def test_a_host_array_refuses_writes_that_would_be_lost(fake):
     buf.device[0] = 2
     with pytest.raises(ValueError, match="read-only"):
         mine[1] = 3
+    buf.numpy()
+    copies = len(fake.copies)
+    buf.numpy()  # nothing can have been written, although `mine` is still there
+    assert len(fake.copies) == copies
     buf.host[1] = 3
     assert buf.device.get().tolist() == [2, 3, 1]
 
@@ -126,7 +130,8 @@ def test_after_their_block_arrays_do_not_count(fake):
         with buf.read_device() as d:
             assert d.get().tolist() == [1, 1, 1]
         h[:] = 2
-    assert buf.device.get().tolist() == [2, 2, 2]
+    with buf.read_device() as d:
+        assert d.get().tolist() == [2, 2, 2]
     copies = len(fake.copies)
     with buf.read_device():
         pass
@@ -152,8 +157,7 @@ def test_the_device_is_read_before_the_host_writes_again(fake):
         buf.host[:] = 3
         with seen.write_device() as target:
             target[:] = d
-    with buf.read_device() as d:
-        assert d.get().tolist() == [3, 3, 3]
+    asyncio.run(buf.to_device())
     assert seen.host.tolist() == [2, 2, 2]
 
 
@@ -347,6 +351,18 @@ def test_a_kernel_of_the_cpu_works_on_the_host_side(fake):
     work(fake, address, [5, 6, 7])
     kernel.runs = False
     assert buf.device.get().tolist() == [5, 6, 7]
+
+
+@pytest.mark.parametrize(("first", "second"), [(None, 0), (0, None)])
+def test_kernels_on_both_sides_would_not_see_each_other(fake, first, second):
+    buf, kernel = UnifiedBuffer(3, np.int64), Kernel()
+    buf.device[:] = 1
+    buf._lend(kernel.holds, first)
+    kernel.runs = True
+    with pytest.raises(UnifiedBufferError, match="'adds' is working"):
+        buf._lend(lambda: None, second)
+    kernel.runs = False
+    buf._lend(lambda: None, second)
 
 
 def test_a_kernel_waits_for_what_was_asked_of_the_device_before(fake):
