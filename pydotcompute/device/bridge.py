@@ -4,8 +4,8 @@ Everything is an int64 word, known by its address, as in `ring`. Four blocks for
 
 - its **seat**, in the memory of the device: where everything else lies, and the cursors. They outlive a launch, so
   that the loop may leave anywhere between two messages and be launched again.
-- a **cell** for each block of threads, beside it: what its first thread tells the others, and its queue's head and
-  tail.
+- a **cell** for each block of threads, beside it: its queue's head and tail. While it runs, a block has a copy of what
+  it needs of both on its **desk**, in shared memory, with what its first thread tells the others.
 - its **control** words, in page-locked memory that both sides see. Each word has one writer.
 - its **bridge**, which only the host's poller knows.
 
@@ -46,11 +46,18 @@ SEAT_WORDS = 9 * LINE
 
 # -- a cell ------------------------------------------------------------------------------------------------------------
 
-COMMAND, COUNT, BASE, KIND, SOURCE, ENTRY, INSTANCE, ASKED, CODE, PLACE, PUSHED = range(11)
-CURSOR, LIMIT_SEEN = 11, 12
-QUEUED = LINE  # of the porter: the tail as far as entries are written
-QUEUE_TAIL = 2 * LINE
-CELL_WORDS = 3 * LINE
+CURSOR, QUEUED = 0, 1  # of the queue: head, and tail as far as entries are written
+QUEUE_TAIL = LINE  # as far as the block may read them
+DESK = 2 * LINE  # where there is no faster memory for it
+CELL_WORDS = 6 * LINE
+
+# -- a desk: what a block has at hand while it is on the device --------------------------------------------------------
+
+SETTINGS = 2 * LINE
+"""So many words as the seat begins with, at first. Those that follow are the block's own."""
+COMMAND, COUNT, BASE, KIND, SOURCE, ENTRY, INSTANCE, ASKED, CODE, PLACE, PUSHED = range(2 * LINE, 2 * LINE + 11)
+HEAD, LIMIT_SEEN, NEXT_STAGED, NEXT_FED, UP_COUNT, OUT_COUNT = range(3 * LINE, 3 * LINE + 6)
+DESK_WORDS = 4 * LINE
 
 NOTHING, LEAVE, DELIVER, HANDLE = range(4)  # commands
 FROM_HOST, FROM_KERNEL = range(2)  # kinds

@@ -58,7 +58,7 @@ POLLING: Mapping[str, int] = {
 
 TEMPLATE = """
 @inside
-def handled(kernel, state, message, reply):
+def handled(desk, state, message, reply):
     return attempt(step, {given})
 
 
@@ -85,7 +85,7 @@ def program_source(definition: StepDefinition, polling: Mapping[str, int] = POLL
         given[2] = "record_at(REPLY, reply)"
     for i, buffer in enumerate(definition.buffers.values()):
         names[f"DTYPE_{i}"], names[f"SHAPE_{i}"] = buffer.dtype, buffer.shape
-        given.append(f"array_at(DTYPE_{i}, SHAPE_{i}, get(get(kernel, {bridge.BUFFERS}), {i}))")
+        given.append(f"array_at(DTYPE_{i}, SHAPE_{i}, get(look(desk, {bridge.BUFFERS}), {i}))")
     instance = "0"
     if definition.instances > 1:
         instance = "named"

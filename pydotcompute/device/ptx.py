@@ -21,6 +21,7 @@ from numba.cuda.core.imputils import fix_returning_optional
 from numba.cuda.extending import intrinsic, overload
 
 from . import block
+from .bridge import DESK_WORDS
 
 I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -94,6 +95,50 @@ get = _loader("ld.global")
 """``get(base, i)``: a word that nobody else writes, or that was written before the last `sync`."""
 put = _storer("st.global")
 """``put(base, i, value)``: a word that nobody else touches before the next `sync`."""
+
+
+@intrinsic
+def desk_at(typingctx: Any, elsewhere: Any) -> Any:
+    """``desk_at(address)``: the block's desk in shared memory, for `look` and `note`; one call in a kernel.
+
+    The address is for targets without such memory.
+    """
+    kind = ir.ArrayType(I64, DESK_WORDS)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        desk = cgutils.add_global_variable(builder.module, kind, "desk", addrspace=3)
+        desk.linkage, desk.initializer, desk.align = "internal", ir.Constant(kind, ir.Undefined), 16
+        return builder.ptrtoint(desk, I64)
+
+    return types.int64(elsewhere), codegen
+
+
+def _desk_word(context: Any, builder: Any, signature: Any, args: Any) -> tuple[Any, list[Any]]:
+    base, i, *value = _integers(context, builder, signature, args)
+    return builder.inttoptr(builder.add(base, builder.shl(i, I64(3))), I64.as_pointer(3)), value
+
+
+@intrinsic
+def look(typingctx: Any, desk: Any, i: Any) -> Any:
+    """``look(desk, i)``: `get` of a word of `desk_at`, in a fraction of the time."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, _ = _desk_word(context, builder, signature, args)
+        return _asm(builder, I64, "ld.shared.b64 $0, [$1];", "=l,l", word)
+
+    return types.int64(desk, i), codegen
+
+
+@intrinsic
+def note(typingctx: Any, desk: Any, i: Any, value: Any) -> Any:
+    """``note(desk, i, value)``: `put`, likewise."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word, (value,) = _desk_word(context, builder, signature, args)
+        _asm(builder, _VOID, "st.shared.b64 [$0], $1;", "l,l", word, value)
+        return context.get_dummy_value()
+
+    return types.void(desk, i, value), codegen
 
 
 @intrinsic

@@ -4,7 +4,7 @@
 them `handled`, which runs the step, and `instance_of`, and with the sizes of the records.
 
 Block 0 is the **porter**: it copies messages from the host and hands them to the blocks that work. Where there is only
-one block, that does both. The first thread of a block decides what to do, and tells the others through its cell.
+one block, that does both. The first thread of a block decides what to do, and tells the others on its desk.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pydotcompute.device.bridge import (
     COUNT,
     CURSOR,
     DELIVER,
+    DESK,
     DOWN,
     DOWN_TAIL,
     ENTRY,
@@ -33,6 +34,7 @@ from pydotcompute.device.bridge import (
     FROM_KERNEL,
     GONE,
     HANDLE,
+    HEAD,
     HEAD_OF_SLOT,
     HEAD_OF_UP,
     INSTANCE,
@@ -43,8 +45,12 @@ from pydotcompute.device.bridge import (
     LEAVE,
     LEFT,
     LIMIT_SEEN,
+    NEXT_FED,
+    NEXT_STAGED,
     NOTHING,
     ORDER,
+    OUT_COUNT,
+    OUT_TAKEN,
     PLACE,
     PUSHED,
     QUANTUM_NS,
@@ -56,6 +62,7 @@ from pydotcompute.device.bridge import (
     REPLIES,
     ROOM,
     ROOM_LIMIT,
+    SETTINGS,
     SOURCE,
     STAGE,
     STAGED,
@@ -65,6 +72,7 @@ from pydotcompute.device.bridge import (
     TARGET_MASK,
     TARGET_TAIL,
     UP,
+    UP_COUNT,
     UP_MASK,
     UP_TAIL,
     WAS_PUSHED,
@@ -80,13 +88,16 @@ if TYPE_CHECKING:
         acquire_sys,
         bit_count,
         copy_line,
+        desk_at,
         fence_gpu,
         fetch_add_gpu,
         get,
         load_gpu,
         load_sys,
+        look,
         low_bits,
         nap,
+        note,
         now_ns,
         put,
         release_gpu,
@@ -103,37 +114,44 @@ if TYPE_CHECKING:
     LOOK_NS = POLL_EVERY = NAP_AFTER = LEAST_NAP = MOST_NAP = 0
 
     def inside(function: Any) -> Any: ...
-    def handled(kernel: int, state: int, message: int, reply: int) -> int: ...
+    def handled(desk: int, state: int, message: int, reply: int) -> int: ...
     def instance_of(named: int, message: int) -> int: ...
 
 
 @inside
-def record_of(kernel: int, position: int, kind: int) -> int:
+def record_of(desk: int, position: int, kind: int) -> int:
     """Where a message lies in the device's memory."""
     if kind == FROM_HOST:
-        return get(kernel, STAGE) + (position & get(kernel, WINDOW_MASK)) * SLOT + HEAD_OF_SLOT
-    return get(kernel, FED) + (position & get(kernel, FED_MASK)) * FED_SLOT + HEAD_OF_SLOT
+        return look(desk, STAGE) + (position & look(desk, WINDOW_MASK)) * SLOT + HEAD_OF_SLOT
+    return look(desk, FED) + (position & look(desk, FED_MASK)) * FED_SLOT + HEAD_OF_SLOT
 
 
 @inside
-def cell_of(kernel: int, owner: int) -> int:
-    """The cell of the block with the instances `owner`, `owner` + WORKERS and so on."""
-    block = owner if get(kernel, WORKERS) == 1 else owner + 1
-    return get(kernel, CELLS) + block * (8 * CELL_WORDS)
+def owner_of(desk: int, position: int, kind: int) -> int:
+    """Whose the message is: that of the blocks which has the instances `owner`, `owner` + WORKERS and so on."""
+    record = record_of(desk, position, kind)
+    named = get(record - HEAD_OF_SLOT, 0) if kind == FROM_HOST else -1
+    return instance_of(named, record) % look(desk, WORKERS)
 
 
 @inside
-def queue_of(kernel: int, owner: int) -> int:
-    return get(kernel, QUEUES) + owner * (8 * (get(kernel, QUEUE_MASK) + 1))
+def cell_of(desk: int, owner: int) -> int:
+    block = owner if look(desk, WORKERS) == 1 else owner + 1
+    return look(desk, CELLS) + block * (8 * CELL_WORDS)
 
 
 @inside
-def route(kernel: int, base: int, count: int, kind: int) -> None:
+def queue_of(desk: int, owner: int) -> int:
+    return look(desk, QUEUES) + owner * (8 * (look(desk, QUEUE_MASK) + 1))
+
+
+@inside
+def route(desk: int, base: int, count: int, kind: int) -> None:
     """Append messages to the queues of the blocks that they are for, each in its order. By all threads of a block."""
     first, threads = thread_index(), thread_count()
-    workers, mask = get(kernel, WORKERS), get(kernel, QUEUE_MASK)
-    if workers == 1:
-        cell, queue = cell_of(kernel, 0), queue_of(kernel, 0)
+    mask = look(desk, QUEUE_MASK)
+    if look(desk, WORKERS) == 1:
+        cell, queue = cell_of(desk, 0), queue_of(desk, 0)
         tail = get(cell, QUEUE_TAIL)
         for i in range(first, count, threads):
             put(queue, (tail + i) & mask, 2 * (base + i) + kind)
@@ -145,16 +163,12 @@ def route(kernel: int, base: int, count: int, kind: int) -> None:
         cell, written = 0, 0
         if first < WARP:
             position = base + start + first
-            owner = -1
-            if start + first < count:
-                record = record_of(kernel, position, kind)
-                named = get(record - HEAD_OF_SLOT, 0) if kind == FROM_HOST else -1
-                owner = instance_of(named, record) % workers
+            owner = owner_of(desk, position, kind) if start + first < count else -1
             peers = warp_peers(owner)
             if owner >= 0:
-                cell = cell_of(kernel, owner)
+                cell = cell_of(desk, owner)
                 tail = get(cell, QUEUED)
-                put(queue_of(kernel, owner), (tail + bit_count(peers & low_bits(first))) & mask, 2 * position + kind)
+                put(queue_of(desk, owner), (tail + bit_count(peers & low_bits(first))) & mask, 2 * position + kind)
                 written = tail + bit_count(peers)
         sync()  # all have read how far the queues went
         if cell:
@@ -162,79 +176,100 @@ def route(kernel: int, base: int, count: int, kind: int) -> None:
         sync()
     fence_gpu()
     for i in range(first, count, threads):
-        record = record_of(kernel, base + i, kind)
-        named = get(record - HEAD_OF_SLOT, 0) if kind == FROM_HOST else -1
-        cell = cell_of(kernel, instance_of(named, record) % workers)
+        cell = cell_of(desk, owner_of(desk, base + i, kind))
         store_gpu(cell, QUEUE_TAIL, get(cell, QUEUED))
 
 
 @inside
-def pick(kernel: int, cell: int, owner: int) -> int:
+def has_place(desk: int) -> int:
+    """Take a place for a reply that belongs to no ask; 0: there is none."""
+    is_own = look(desk, WORKERS) == 1 and look(desk, TARGET) == 0
+    if is_own:  # nobody else takes one
+        taken = look(desk, OUT_COUNT)
+        note(desk, OUT_COUNT, taken + 1)
+    else:
+        taken = fetch_add_gpu(look(desk, ROOM), 0, 1)
+    if taken >= look(desk, LIMIT_SEEN):
+        limit = acquire_sys(look(desk, ROOM_LIMIT), 0)
+        note(desk, LIMIT_SEEN, limit)
+        if taken >= limit:
+            give_place_back(desk)
+            return 0
+    return 1
+
+
+@inside
+def give_place_back(desk: int) -> None:
+    if look(desk, WORKERS) == 1 and look(desk, TARGET) == 0:
+        note(desk, OUT_COUNT, look(desk, OUT_COUNT) - 1)
+    else:
+        fetch_add_gpu(look(desk, ROOM), 0, -1)
+
+
+@inside
+def pick(desk: int, cell: int, owner: int) -> int:
     """Begin with the next message of this block's queue, if there is one and a place for its reply."""
-    cursor = get(cell, CURSOR)
-    tail = get(cell, QUEUE_TAIL) if get(kernel, WORKERS) == 1 else acquire_gpu(cell, QUEUE_TAIL)
+    cursor = look(desk, HEAD)
+    tail = get(cell, QUEUE_TAIL) if look(desk, WORKERS) == 1 else acquire_gpu(cell, QUEUE_TAIL)
     if cursor == tail:
         return NOTHING
-    entry = get(queue_of(kernel, owner), cursor & get(kernel, QUEUE_MASK))
+    entry = get(queue_of(desk, owner), cursor & look(desk, QUEUE_MASK))
     kind = entry & 1
-    record = record_of(kernel, entry >> 1, kind)
+    record = record_of(desk, entry >> 1, kind)
     named, asked = -1, 0
     if kind == FROM_HOST:
         named, asked = get(record - HEAD_OF_SLOT, 0), get(record - HEAD_OF_SLOT, 1)
-    room = get(kernel, ROOM)
-    if room != 0 and asked == 0:
-        taken = fetch_add_gpu(room, 0, 1)
-        if taken >= get(cell, LIMIT_SEEN):
-            limit = acquire_sys(get(kernel, ROOM_LIMIT), 0)
-            put(cell, LIMIT_SEEN, limit)
-            if taken >= limit:
-                fetch_add_gpu(room, 0, -1)
-                return NOTHING
-    put(cell, ENTRY, entry)
-    put(cell, SOURCE, record)
-    put(cell, INSTANCE, instance_of(named, record))
-    put(cell, ASKED, asked)
+    if look(desk, ROOM) != 0 and asked == 0 and has_place(desk) == 0:
+        return NOTHING
+    note(desk, ENTRY, entry)
+    note(desk, SOURCE, record)
+    note(desk, INSTANCE, instance_of(named, record))
+    note(desk, ASKED, asked)
     return HANDLE
 
 
 @inside
-def finish(kernel: int, cell: int, code: int, spent: int) -> None:
+def finish(kernel: int, desk: int, code: int, spent: int) -> None:
     """After the step: find a place for what comes of the message. By the first thread."""
-    asked, pushed = get(cell, ASKED), -1
-    if asked == 0 and get(kernel, ROOM) != 0:
+    pushed = -1
+    if look(desk, ASKED) == 0 and look(desk, ROOM) != 0:
         if code <= 0:
-            fetch_add_gpu(get(kernel, ROOM), 0, -1)
-        elif get(kernel, TARGET) != 0:
-            pushed = fetch_add_gpu(get(kernel, TARGET_TAIL), 0, 1)
-    place = fetch_add_gpu(kernel, UP_TAIL, 1)
-    put(cell, CODE, code)
-    put(cell, PLACE, place)
-    put(cell, PUSHED, pushed)
-    slot = get(kernel, UP) + (place & get(kernel, UP_MASK)) * UP_SLOT
+            give_place_back(desk)
+        elif look(desk, TARGET) != 0:
+            pushed = fetch_add_gpu(look(desk, TARGET_TAIL), 0, 1)
+    if look(desk, WORKERS) == 1:
+        place = look(desk, UP_COUNT)
+        note(desk, UP_COUNT, place + 1)
+    else:
+        place = fetch_add_gpu(kernel, UP_TAIL, 1)
+    note(desk, CODE, code)
+    note(desk, PLACE, place)
+    note(desk, PUSHED, pushed)
+    slot = look(desk, UP) + (place & look(desk, UP_MASK)) * UP_SLOT
     flags = (REPLIED if code > 0 else FAILED if code < 0 else 0) | (WAS_PUSHED if pushed >= 0 else 0)
-    put(slot, 1, get(cell, ENTRY))
+    put(slot, 1, look(desk, ENTRY))
     put(slot, 2, spent * 8 + flags)
-    put(slot, 3, get(cell, INSTANCE))
+    put(slot, 3, look(desk, INSTANCE))
 
 
 @inside
-def handle(kernel: int, cell: int, me: int, begun: int) -> int:
+def handle(kernel: int, desk: int, me: int, begun: int) -> int:
     """Run the step for the message in hand, and send what comes of it. By all threads of a block; -1: it failed."""
     first, threads = thread_index(), thread_count()
-    reply = get(kernel, REPLIES) + me * REPLY_SIZE
+    reply = look(desk, REPLIES) + me * REPLY_SIZE
     for i in range(first, REPLY_SIZE // 8, threads):
         put(reply, i, 0)
     sync()
     code = 0
     if first < THREADS:
-        code = handled(kernel, get(kernel, STATES) + get(cell, INSTANCE) * STATE_SIZE, get(cell, SOURCE), reply)
+        code = handled(desk, look(desk, STATES) + look(desk, INSTANCE) * STATE_SIZE, look(desk, SOURCE), reply)
     sync()
     if first == 0:
-        finish(kernel, cell, code, now_ns() - begun)
+        finish(kernel, desk, code, now_ns() - begun)
     sync()
-    code, pushed = get(cell, CODE), get(cell, PUSHED)
-    slot = get(kernel, UP) + (get(cell, PLACE) & get(kernel, UP_MASK)) * UP_SLOT
-    fed = get(kernel, TARGET) + (pushed & get(kernel, TARGET_MASK)) * FED_REPLY
+    code, pushed = look(desk, CODE), look(desk, PUSHED)
+    slot = look(desk, UP) + (look(desk, PLACE) & look(desk, UP_MASK)) * UP_SLOT
+    fed = look(desk, TARGET) + (pushed & look(desk, TARGET_MASK)) * FED_REPLY
     if code > 0:
         goal = slot + HEAD_OF_UP if pushed < 0 else fed + HEAD_OF_SLOT
         for i in range(first, REPLY_SIZE // 8, threads):
@@ -243,73 +278,99 @@ def handle(kernel: int, cell: int, me: int, begun: int) -> int:
     if first == 0:
         if pushed >= 0:
             release_gpu(fed, 0, pushed + 1)
-        release_sys(slot, 0, get(cell, PLACE) + 1)
-        put(cell, CURSOR, get(cell, CURSOR) + 1)
+        release_sys(slot, 0, look(desk, PLACE) + 1)
+        note(desk, HEAD, look(desk, HEAD) + 1)
     return code
 
 
 @inside
-def fed_messages(kernel: int) -> int:
+def fed_messages(desk: int) -> int:
     """How many there are that other kernels have pushed, up to a limit."""
-    base, mask, ring = get(kernel, FED_NEXT), get(kernel, FED_MASK), get(kernel, FED)
-    count = 0
-    while count < WARP and acquire_gpu(ring + ((base + count) & mask) * FED_SLOT, 0) == base + count + 1:
+    base, mask, ring = look(desk, NEXT_FED), look(desk, FED_MASK), look(desk, FED)
+    count, most = 0, 1 if look(desk, WORKERS) == 1 else WARP  # alone, it loses no time by taking one after the other
+    while count < most and acquire_gpu(ring + ((base + count) & mask) * FED_SLOT, 0) == base + count + 1:
         count += 1
     return count
+
+
+@inside
+def sit_down(kernel: int, desk: int, cell: int) -> None:
+    """Lay what the block needs on its desk. By all its threads."""
+    for i in range(thread_index(), SETTINGS, thread_count()):
+        note(desk, i, get(kernel, i))
+    if thread_index() == 0:
+        note(desk, HEAD, get(cell, CURSOR))
+        note(desk, LIMIT_SEEN, 0)
+        note(desk, NEXT_STAGED, get(kernel, STAGED))
+        note(desk, NEXT_FED, get(kernel, FED_NEXT))
+        note(desk, UP_COUNT, get(kernel, UP_TAIL))
+        note(desk, OUT_COUNT, get(kernel, OUT_TAKEN))
+    sync()
+
+
+@inside
+def stand_up(kernel: int, desk: int, cell: int, me: int) -> None:
+    """Keep what the next launch is to know. By the first thread."""
+    put(cell, CURSOR, look(desk, HEAD))
+    if me == 0:
+        put(kernel, STAGED, look(desk, NEXT_STAGED))
+        put(kernel, FED_NEXT, look(desk, NEXT_FED))
+    if look(desk, WORKERS) == 1:
+        put(kernel, UP_TAIL, look(desk, UP_COUNT))
+        put(kernel, OUT_TAKEN, look(desk, OUT_COUNT))
 
 
 @inside
 def resident(kernel: int, turn: int, me: int) -> None:
     """What the block `me` does from launch number `turn` until it is to leave."""
     first, threads = thread_index(), thread_count()
-    control, workers = get(kernel, CONTROL), get(kernel, WORKERS)
-    quantum, patience = get(kernel, QUANTUM_NS), get(kernel, LEASE_NS)
     cell = get(kernel, CELLS) + me * (8 * CELL_WORDS)
+    desk = desk_at(cell + 8 * DESK)
+    sit_down(kernel, desk, cell)
+    control, workers = look(desk, CONTROL), look(desk, WORKERS)
     owner = me if workers == 1 else me - 1
     began = now_ns()
     renewed = looked = began
     lease, is_fed, idle, tail = load_sys(control, LEASE), 0, 1, 0
-    if first == 0:
-        put(cell, LIMIT_SEEN, 0)
     command = NOTHING
     while command != LEAVE:
         now = now_ns()
         if first == 0:
             command = NOTHING
-            if load_gpu(kernel, ORDER) == turn:
-                command = LEAVE
-            elif me == 0:
+            if me == 0:
                 if (idle and (is_fed == 0 or idle % POLL_EVERY == 1)) or now - looked > LOOK_NS:
                     looked = now
                     # One after the other and none used before the last: each takes as long as all of them.
                     current, stop = load_sys(control, LEASE), load_sys(control, STOP)
-                    is_fed, tail = load_sys(control, IS_FED), acquire_sys(control, DOWN_TAIL)
+                    is_fed, order = load_sys(control, IS_FED), load_gpu(kernel, ORDER)
+                    tail = acquire_sys(control, DOWN_TAIL)
                     if current != lease:
                         lease, renewed = current, now
-                    if stop or now - began > quantum or now - renewed > patience:
+                    over = now - began > look(desk, QUANTUM_NS) or now - renewed > look(desk, LEASE_NS)
+                    if stop or over or order == turn:
                         command = LEAVE
                         release_gpu(kernel, ORDER, turn)
-            elif now - began > 2 * quantum:  # the porter may not have got a place
-                command = LEAVE
+            elif load_gpu(kernel, ORDER) == turn or now - began > 2 * look(desk, QUANTUM_NS):
+                command = LEAVE  # the porter said so; or it has not got a place on the device
             if command == NOTHING and owner >= 0:
-                command = pick(kernel, cell, owner)
+                command = pick(desk, cell, owner)
             if command == NOTHING and me == 0:
-                staged = get(kernel, STAGED)
-                count = min(tail - staged, 4 * WARP, get(kernel, WINDOW_MASK) + 1 - (staged & get(kernel, WINDOW_MASK)))
+                base, mask = look(desk, NEXT_STAGED), look(desk, WINDOW_MASK)
+                count = min(tail - base, 4 * WARP, mask + 1 - (base & mask))
                 if count > 0 and (is_fed == 0 or idle & 1):
                     command = DELIVER
-                    put(cell, KIND, FROM_HOST)
-                    put(cell, BASE, staged)
-                    put(kernel, STAGED, staged + count)
+                    note(desk, KIND, FROM_HOST)
+                    note(desk, BASE, base)
+                    note(desk, NEXT_STAGED, base + count)
                 elif is_fed:
-                    count = fed_messages(kernel)
+                    base, count = look(desk, NEXT_FED), fed_messages(desk)
                     if count > 0:
                         command = DELIVER
-                        put(cell, KIND, FROM_KERNEL)
-                        put(cell, BASE, get(kernel, FED_NEXT))
-                        put(kernel, FED_NEXT, get(kernel, FED_NEXT) + count)
-                put(cell, COUNT, count)
-            put(cell, COMMAND, command)
+                        note(desk, KIND, FROM_KERNEL)
+                        note(desk, BASE, base)
+                        note(desk, NEXT_FED, base + count)
+                note(desk, COUNT, count)
+            note(desk, COMMAND, command)
             if command != NOTHING:
                 idle = 0
             else:
@@ -317,22 +378,23 @@ def resident(kernel: int, turn: int, me: int) -> None:
                 if idle > NAP_AFTER:
                     nap(min((idle - NAP_AFTER) * LEAST_NAP, MOST_NAP))
         sync()
-        command = get(cell, COMMAND)
+        command = look(desk, COMMAND)
         if command == DELIVER:
-            base, count, kind = get(cell, BASE), get(cell, COUNT), get(cell, KIND)
+            base, count, kind = look(desk, BASE), look(desk, COUNT), look(desk, KIND)
             if kind == FROM_HOST:
-                at = (base & get(kernel, WINDOW_MASK)) * SLOT
-                source, goal = get(kernel, DOWN) + at, get(kernel, STAGE) + at
+                at = (base & look(desk, WINDOW_MASK)) * SLOT
+                source, goal = look(desk, DOWN) + at, look(desk, STAGE) + at
                 for i in range(first, count * (SLOT // 64), threads):
                     copy_line(goal + 64 * i, source + 64 * i)
                 sync()
-            route(kernel, base, count, kind)
-        elif command == HANDLE and handle(kernel, cell, me, now) < 0:
+            route(desk, base, count, kind)
+        elif command == HANDLE and handle(kernel, desk, me, now) < 0:
             if first == 0:
                 release_gpu(kernel, ORDER, turn)
             command = LEAVE
         sync()
     if first == 0:
+        stand_up(kernel, desk, cell, me)
         blocks = workers if workers == 1 else workers + 1
         if (fetch_add_gpu(kernel, LEFT, 1) + 1) % blocks == 0:
             release_sys(control, GONE, turn)

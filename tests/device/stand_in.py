@@ -6,6 +6,7 @@ block. `install` makes ``backend="cuda"`` use it. Everything else is what a GPU 
 
 import ctypes
 import re
+import threading
 from functools import cache
 
 import numpy as np
@@ -13,8 +14,9 @@ import numpy as np
 LEAVE_FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
 POLLING = {"WARP": 1, "LOOK_NS": 20_000, "POLL_EVERY": 4, "NAP_AFTER": 20, "LEAST_NAP": 20_000, "MOST_NAP": 1_000_000}
 
-# The words of a stream.
-RUNNING, FAULT, LAUNCHES, THREAD, ARGUMENTS = 0, 1, 2, 3, 16
+# The words of a stream: threads that run; an error, if there is one; how often something was launched, and with what
+# dimensions the last time; whether launches end at once and do nothing.
+RUNNING, FAULT, LAUNCHES, THREAD, GRID, X, Y, IS_VOID, ARGUMENTS = 0, 1, 2, 3, 4, 5, 6, 7, 16
 WORDS = 1 << 10
 
 BEGIN = """
@@ -53,10 +55,15 @@ def machine():
     load, store, fetch_add = atomics.load, atomics.store, atomics.fetch_add
 
     @cfunc("int32(int64,int32,int32,int32,int32,int32,int32,int32,int64,int64,int64)")
-    def launch(function, blocks, _y, _z, _bx, _by, _bz, _shared, stream, parameters, _extra):
+    def launch(function, blocks, _y, _z, x, y, _bz, _shared, stream, parameters, _extra):
         if load(stream, FAULT):
             return load(stream, FAULT)
         store(stream, LAUNCHES, load(stream, LAUNCHES) + 1)
+        store(stream, GRID, blocks)
+        store(stream, X, x)
+        store(stream, Y, y)
+        if load(stream, IS_VOID):
+            return 0
         fetch_add(stream, RUNNING, blocks)
         for block in range(blocks):
             argument = stream + 8 * (ARGUMENTS + 4 * block)
@@ -107,6 +114,9 @@ def machine():
         "inside": njit(nogil=True, error_model="numpy"),
         "get": load,
         "put": store,
+        "look": load,
+        "note": store,
+        "desk_at": njit(lambda elsewhere: elsewhere),
         "fetch_add_gpu": fetch_add,
         "fence_gpu": atomics.fence,
         "now_ns": atomics.now_ns,
@@ -150,37 +160,45 @@ class StandIn:
         self.index, self.blocks, self.arch = index, room, "threads"
         self._launch, self._query, _ = machine()
         self.launch, self.query = self._launch.address, self._query.address
-        self.streams, self.memory, self.loaded = {}, {}, []
+        self.streams, self.memory, self.mapped, self.loaded, self.pollers = {}, {}, {}, [], []
         self.limit = None
+        _all.append(self)
+
+    def fail(self, code=LEAVE_FAULT):
+        """From now on, whatever is asked of it ends in that error; it does not say so of its own accord."""
+        for words in self.streams.values():
+            words[FAULT] = code
+
+    @property
+    def is_empty(self):
+        """Whether everything was given back."""
+        return not (self.streams or self.memory or self.mapped)
 
     def error_text(self, code):
         return f"CUDA_ERROR_{code}"
 
     def attach(self):
-        pass
+        self.pollers.append(threading.current_thread().name)
 
     def pinned(self, nbytes):
-        return _Pinned(nbytes)
+        return _Pinned(self, nbytes)
 
     def stream(self):
-        from pydotcompute.device.ring import address, block
-
-        words = block(8 * WORDS)
-        self.streams[address(words)] = words
-        return address(words)
+        return _kept(self.streams, 8 * WORDS)
 
     def end_stream(self, stream):
-        assert not self.streams[stream][RUNNING] or self.streams[stream][FAULT]
+        for _ in range(10_000_000):  # a thread says that it has left before it ends
+            if not self.streams[stream][RUNNING]:
+                del self.streams[stream]
+                return
+        raise AssertionError("something runs there yet")
 
     def allocate(self, nbytes, stream):
-        from pydotcompute.device.ring import address, block
         from pydotcompute.exceptions import DeviceMemoryError
 
         if self.limit is not None and nbytes > self.limit:
             raise DeviceMemoryError(f"GPU {self.index} has no {nbytes} B left: use fewer instances", 2)
-        memory = block(-(-nbytes // 8) * 8)
-        self.memory[address(memory)] = memory
-        return address(memory)
+        return _kept(self.memory, -(-nbytes // 8) * 8)
 
     def free(self, address, stream):
         del self.memory[address]
@@ -200,15 +218,25 @@ class StandIn:
         return self.blocks
 
 
-class _Pinned:
-    def __init__(self, nbytes):
-        from pydotcompute.device.ring import address, block
+_all = []  # for ever: threads that do not come back in time may use their memory
 
-        self.words = block(nbytes)
-        self.device_address = address(self.words)
+
+def _kept(blocks, nbytes):
+    """Zeroed memory, and among `blocks`, by its address."""
+    from pydotcompute.device.ring import address, block
+
+    memory = block(nbytes)
+    blocks[address(memory)] = memory
+    return address(memory)
+
+
+class _Pinned:
+    def __init__(self, gpu, nbytes):
+        self._mapped, self.device_address = gpu.mapped, _kept(gpu.mapped, nbytes)
+        self.words = gpu.mapped[self.device_address]
 
     def free(self):
-        del self.words
+        del self.words, self._mapped[self.device_address]
 
 
 @cache
