@@ -51,7 +51,7 @@ def _impatient(test: Callable[..., Any]) -> Callable[..., Any]:
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Steps are compiled into a folder of this run, which processes that tests start use too.
 
-    TEST_CACHE_DIR names one that several runs share: where a GPU is lent for minutes, none is to be spent twice.
+    TEST_CACHE_DIR names one that several runs share, so that none compiles what another has.
     """
     with pytest.MonkeyPatch.context() as patch:
         folder = os.environ.get("TEST_CACHE_DIR") or tmp_path_factory.mktemp("steps")

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -125,14 +125,31 @@ def seconds_until(condition, patience):
 # -- scenarios ---------------------------------------------------------------------------------------------------------
 
 
+def _ring_kernel(kernel_id, backend, **options):
+    """`ring_kernel`, also for the backend "stand-in": that of CUDA, with native threads in place of its launches."""
+    from pydotcompute import ring_kernel
+
+    if backend == "stand-in":
+        _install_stand_in()
+        backend = "cuda"
+    return ring_kernel(kernel_id, backend=backend, **options)
+
+
+@cache
+def _install_stand_in():
+    from tests.device import stand_in
+
+    one = stand_in.StandIn(room=16)  # for three kernels that all stay
+    stand_in.install(devices=lambda: [one])
+
+
 def _define(backend, **options):
     """Three definitions, with one instance, with as many as a large GPU has multiprocessors, and with threads."""
-    from pydotcompute import ring_kernel
     from tests.device import steps, stress
 
-    ring_kernel("tally", backend=backend, **options)(steps.tally)
-    ring_kernel("keyed", backend=backend, instances=132, key="key", **options)(stress.keyed)
-    ring_kernel("accumulate", backend=backend, instances=4, key="n", threads=128, **options)(stress.accumulate)
+    _ring_kernel("tally", backend, **options)(steps.tally)
+    _ring_kernel("keyed", backend, instances=132, key="key", **options)(stress.keyed)
+    _ring_kernel("accumulate", backend, instances=4, key="n", threads=128, **options)(stress.accumulate)
     return "tally", "keyed", "accumulate"
 
 
@@ -250,11 +267,11 @@ def _host_calls():
 
 def strict(backend):
     """With `quantum=None` a kernel never leaves: who waits for the device waits until it ends."""
-    from pydotcompute import RingKernelRuntime, ring_kernel
+    from pydotcompute import RingKernelRuntime
     from tests.device import steps
     from tests.device.steps import Number
 
-    ring_kernel("tally", backend=backend, quantum=None)(steps.tally)
+    _ring_kernel("tally", backend, quantum=None)(steps.tally)
 
     def wait_for_device():
         if backend == "cuda":
@@ -285,13 +302,13 @@ def strict(backend):
 
 def out_of_bounds(backend, boundscheck=False):
     """A step reads far outside; then another kernel is asked, and one of another runtime."""
-    from pydotcompute import RingKernelRuntime, ring_kernel
+    from pydotcompute import RingKernelRuntime
     from pydotcompute.exceptions import PyDotComputeError
     from tests.device import steps
     from tests.device.steps import Number
 
-    ring_kernel("pick", backend=backend, boundscheck=boundscheck)(steps.pick)
-    ring_kernel("tally", backend=backend)(steps.tally)
+    _ring_kernel("pick", backend, boundscheck=boundscheck)(steps.pick)
+    _ring_kernel("tally", backend)(steps.tally)
 
     async def ask(runtime, name, n):
         try:
@@ -323,11 +340,11 @@ def out_of_bounds(backend, boundscheck=False):
 
 def never_returns(backend):
     """A step that runs for minutes: closing gives it up, and the process ends all the same."""
-    from pydotcompute import RingKernelRuntime, ring_kernel
+    from pydotcompute import RingKernelRuntime
     from tests.device import steps
     from tests.device.steps import Rounds
 
-    ring_kernel("spin", backend=backend)(steps.spin)
+    _ring_kernel("spin", backend)(steps.spin)
 
     async def live():
         async with RingKernelRuntime() as runtime:

@@ -85,6 +85,12 @@ class TestCpuLives(Lives):
     backend = "cpu"
 
 
+@pytest.mark.needs_numba
+@pytest.mark.needs_cuda_compiler
+class TestStandInLives(Lives):
+    backend = "stand-in"
+
+
 @pytest.mark.needs_gpu
 class TestGpuLives(Lives):
     backend = "cuda"
