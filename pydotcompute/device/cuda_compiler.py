@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import re
 import threading
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from types import FunctionType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from ..exceptions import BackendUnavailableError
 from . import compiler
@@ -60,10 +63,11 @@ def compiler_missing() -> str | None:
     if missing := mismatch():
         return missing
     try:
-        from numba.cuda.core import config
+        from numba import config
 
-        if config.ENABLE_CUDASIM:
+        if getattr(config, "ENABLE_CUDASIM", False):
             return "numba-cuda simulates a GPU: unset the environment variable NUMBA_ENABLE_CUDASIM"
+        _load()
         _architectures()
         _versions()
         from numba.cuda.cudadrv.libs import get_libdevice
@@ -75,6 +79,29 @@ def compiler_missing() -> str | None:
             f"`{PACKAGES}`, and restart the notebook's kernel"
         )
     return None
+
+
+_loading = threading.Lock()
+
+
+def _load() -> None:
+    """Import numba-cuda with all that it otherwise imports when it first compiles.
+
+    Version 0.30 reads names that NumPy has deprecated, and one that NumPy 2.5 does not have any more.
+    """
+    with _loading, warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from numba.cuda.descriptor import cuda_target
+
+        lacks = not hasattr(np, "row_stack")
+        if lacks:
+            vars(np)["row_stack"] = lambda arrays: np.vstack(arrays)
+        try:
+            cuda_target.typing_context.refresh()
+            cuda_target.target_context.refresh()
+        finally:
+            if lacks:
+                del vars(np)["row_stack"]
 
 
 def compiled(definition: StepDefinition, source: str, namespace: Mapping[str, Any], arch: str) -> Binary:

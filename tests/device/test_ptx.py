@@ -127,12 +127,16 @@ def test_threads_of_a_block_are_counted_over_both_dimensions(ptx_of):
 @pytest.fixture
 def native(monkeypatch):
     """``native(definition)``: an attempt at its step by numba-cuda's code, as a function of addresses."""
+    from pydotcompute.device import cuda_compiler
+
+    assert cuda_compiler.compiler_missing() is None  # and numba-cuda is loaded
+
     import llvmlite.binding as llvm
     from numba import cuda
     from numba.cuda.core.compiler_lock import global_compiler_lock
     from numba.cuda.cudadrv import nvvm
 
-    from pydotcompute.device import cuda_compiler, ptx
+    from pydotcompute.device import ptx
 
     seen = []
     compile_ir = nvvm.compile_ir
