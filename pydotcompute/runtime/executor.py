@@ -143,7 +143,10 @@ class Executor(Protocol):
         """
 
     def connect(self, target: Executor) -> bool:
-        """Let replies that belong to no ask go straight into the ring of `target`. False: this backend cannot."""
+        """Let replies that belong to no ask go straight into the ring of `target`; only while `resting`.
+
+        False: this backend cannot, or not now.
+        """
 
     def disconnect(self) -> None:
         """Let replies be taken with `take` again; only while `resting`. Those on their way are the target's."""
