@@ -17,6 +17,13 @@ from tests.device import steps
 
 pytestmark = [pytest.mark.needs_numba, pytest.mark.needs_cuda_compiler]
 
+
+@pytest.fixture(autouse=True)
+def numba_cuda():
+    """Loaded, which gives warnings that are not ours."""
+    assert cuda_compiler.compiler_missing() is None
+
+
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90"]
 
 EXAMPLES = [
