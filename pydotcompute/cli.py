@@ -63,7 +63,13 @@ def _parser() -> ArgumentParser:
 def _compile(options: Namespace) -> int:
     if len(options.arch) > 1 and (options.ptx or options.cubin):
         raise CommandError("--ptx and --cubin write the code for one --arch: give only one")
-    definition = step_named(options.step)
+    from .device.backend import only_to_compile
+    from .device.cuda_compiler import compiler_missing
+
+    if missing := compiler_missing():
+        raise CommandError(missing)
+    with only_to_compile():
+        definition = step_named(options.step)
     from .device.cuda import compiled
 
     rows = []

@@ -10,6 +10,7 @@ import pytest
 
 import pydotcompute
 from pydotcompute import cli
+from pydotcompute.exceptions import BackendUnavailableError
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,6 +27,12 @@ class Number:
 
 @ring_kernel(backend="interpreted")
 def scale(state: None, msg: Number, out: Number) -> bool:
+    out.n = FACTOR * msg.n
+    return True
+
+
+@ring_kernel(backend="cuda")
+def scale_there(state: None, msg: Number, out: Number) -> bool:
     out.n = FACTOR * msg.n
     return True
 
@@ -104,17 +111,30 @@ def test_a_step_is_compiled_for_each_architecture(folder, capsys, step):
         "arch", "registers", "spilled bytes", "shared bytes", "local bytes", "seconds",
     ]  # fmt: skip
     for row, arch in zip(rows, ("sm_80", "sm_90"), strict=True):
-        assert re.fullmatch(rf"{arch} +\d+ +0 +0 +0 +\d+\.\d\d", row)
+        assert re.fullmatch(rf"{arch} +\d+ +0 +\d+ +0 +\d+\.\d\d", row)
         assert len(row) == len(titles)
+
+
+@pytest.mark.needs_cuda_compiler
+def test_a_step_for_the_gpu_of_another_machine_is_compiled(folder, capsys, monkeypatch):
+    from pydotcompute.device import backend
+
+    monkeypatch.setattr(backend, "why_not", lambda name: "there is no GPU" if name == "cuda" else None)
+    assert cli.main(["compile", "kernels_of_test:scale_there", "--arch", "sm_90"]) == 0
+    assert "sm_90" in capsys.readouterr().out
+    with pytest.raises(BackendUnavailableError, match="there is no GPU"):  # but not launched
+        backend.choose("cuda")
 
 
 @pytest.mark.needs_cuda_compiler
 def test_what_was_compiled_is_written(folder, capsys):
     from pydotcompute.device import cuda
+    from pydotcompute.device.backend import only_to_compile
 
     step = "kernels_of_test:scale"
     assert cli.main(["compile", step, "--arch", "sm_90", "--ptx", "scale.ptx", "--cubin", "scale.cubin"]) == 0
-    binary = cuda.compiled(cli.step_named(step), "sm_90")
+    with only_to_compile():
+        binary = cuda.compiled(cli.step_named(step), "sm_90")
     assert Path("scale.ptx").read_text() == binary.ptx
     assert Path("scale.cubin").read_bytes() == binary.cubin
 
@@ -132,7 +152,7 @@ def test_it_works_from_the_shell(folder):
     assert run.stdout.splitlines()[1].startswith("sm_80 ")
 
 
-@pytest.mark.needs_numba
+@pytest.mark.needs_cuda_compiler
 @pytest.mark.parametrize(
     ("step", "told"),
     [

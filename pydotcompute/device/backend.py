@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from ..exceptions import BackendUnavailableError, DefinitionError
 from ..runtime.executor import Backend
 
 NAMES = ("auto", "cpu", "cuda", "interpreted")
+
+_to_compile = ContextVar("to_compile", default=False)
+
+
+@contextmanager
+def only_to_compile() -> Iterator[None]:
+    """Ring kernels that are defined inside may be for a GPU that is elsewhere: they are compiled, not launched."""
+    token = _to_compile.set(True)
+    try:
+        yield
+    finally:
+        _to_compile.reset(token)
 
 
 def choose(name: str) -> Backend:
@@ -21,7 +36,7 @@ def choose(name: str) -> Backend:
         raise DefinitionError(f"no backend {name!r}: use one of {', '.join(map(repr, NAMES))}")
     if name == "auto":
         name = "cuda" if why_not("cuda") is None else "cpu"
-    if why := why_not(name):
+    if not (name == "cuda" and _to_compile.get()) and (why := why_not(name)):
         if name == "cuda":
             raise BackendUnavailableError(
                 f"ring kernels cannot run on a GPU here: {why}; or pass backend='cpu' or 'auto'"
