@@ -90,8 +90,10 @@ class Block:
             else:
                 self._host = library.cuda.alloc_pinned_memory(nbytes + ALIGNMENT)
                 at = self._host.ptr
-        except (MemoryError, ValueError, OverflowError, RuntimeError):
-            # NumPy's ValueError: more than an address can count. CuPy's error is a RuntimeError.
+        except (MemoryError, ValueError, OverflowError, RuntimeError) as error:
+            # NumPy's ValueError: more than an address can count. CuPy raises a RuntimeError for whatever is wrong.
+            if isinstance(error, RuntimeError) and "out of memory" not in str(error):
+                raise
             raise MemoryError(
                 f"a buffer of this shape and dtype needs {human_size(nbytes)}, more than this machine can give; "
                 "use a smaller shape or dtype, or several buffers in turn"
@@ -114,6 +116,9 @@ class Block:
                         f"{human_size(total)} are free; drop arrays and buffers that are no longer needed, "
                         "call cupy.get_default_memory_pool().free_all_blocks(), or use a smaller buffer"
                     ) from None
+                # CuPy's pool gives what another array of that stream had, which may be at work yet.
+                stream = gpu.cupy.cuda.get_current_stream()
+            self._streams[stream.ptr] = stream
             self.gpu = gpu
 
     def copy(self, to: Side, nbytes: int, settled: bool) -> None:
@@ -226,6 +231,11 @@ class Memory:
                 self.block.hand_to(stream)
             elif copies or claim is not None:
                 self.block.wait()
+
+    def hand_to(self, stream: Any) -> None:
+        """The device side is used on that stream, too."""
+        with self._lock:
+            self.block.hand_to(stream)
 
     def close(self, claim: Claim) -> None:
         """Nothing more will be written by that claim."""

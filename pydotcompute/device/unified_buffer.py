@@ -176,7 +176,7 @@ class UnifiedBuffer:
             with self._working(DEVICE):
                 yield self._device_array(None, stream)
         finally:
-            self._memory.block.hand_to(stream)  # what was begun in the block, after copies that were made in it
+            self._memory.hand_to(stream)  # what was begun in the block, after copies that were made in it
 
     def write_host(self) -> AbstractContextManager[NDArray[Any]]:
         """``with buf.write_host() as h``: a writable array whose every element will be overwritten.
@@ -315,7 +315,7 @@ class UnifiedBuffer:
             raise BufferError("what runs backwards cannot be shared: some libraries end the process; copy it before")
         array = self.device
         if not self._memory.shared and isinstance(stream, int) and stream > _NUMBERED_STREAMS:
-            self._memory.block.hand_to(cupy().cuda.ExternalStream(stream))
+            self._memory.hand_to(cupy().cuda.ExternalStream(stream))
         with self._working(DEVICE):
             return array.__dlpack__(stream=stream, **options)
 

@@ -7,7 +7,6 @@ arrays over given memory exist, and of their operations only assignment, `fill` 
 
 import ctypes
 import itertools
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -25,8 +24,15 @@ ALLOCATION_LIMIT = 1 << 40
 @contextmanager
 def in_place_of_cupy(library):
     """The package finds `library` (None: nothing) where it looks for CuPy."""
+
+    def find(name):
+        assert name == "cupy"
+        if library is None:
+            raise ImportError
+        return library
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "cupy", library)
+        patch.setattr(memory, "import_module", find)
         for cache in (memory.cupy, memory.gpu):
             cache.cache_clear()
         try:
@@ -197,6 +203,7 @@ class Fake:
 
     def __init__(self, gpus: int = 2):
         self.gpus, self.allocated_on_device, self.limit = gpus, 0, ALLOCATION_LIMIT
+        self.fault = ""
         self.graves: list[np.ndarray] = []
         self.copies: list[tuple[str, int]] = []  # side that was written, bytes
         self.lock = threading.RLock()
@@ -252,9 +259,14 @@ class Fake:
     def _alloc(self, nbytes):
         if self.allocated_on_device + nbytes > self.limit:
             raise OutOfMemoryError("out of memory")
-        return MemoryPointer(Memory(self, nbytes, True), 0)
+        memory = Memory(self, nbytes, True)
+        # What had it before is still at work on it.
+        self.current_stream().enqueue(lambda memory=memory._bytes: memory.fill(0xA6))
+        return MemoryPointer(memory, 0)
 
     def _pinned(self, nbytes):
+        if self.fault:
+            raise CUDARuntimeError(self.fault)
         if nbytes > ALLOCATION_LIMIT:
             raise CUDARuntimeError("cudaErrorMemoryAllocation: out of memory")
         return Memory(self, nbytes, False)

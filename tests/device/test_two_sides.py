@@ -283,6 +283,9 @@ def test_a_gpu_without_room_says_how_much_it_has(fake):
     assert buf.device.get()[0] == 1
     with pytest.raises(MemoryError, match=r"needs 4\.0 TiB.*smaller shape"):
         UnifiedBuffer(1 << 40)
+    fake.fault = "cudaErrorInitializationError: initialization error"
+    with pytest.raises(RuntimeError, match="initialization error"):
+        UnifiedBuffer(3)
 
 
 # -- ring kernels ----------------------------------------------------------------------------------------------------
@@ -629,7 +632,7 @@ class TestOnAGpu:
         buf.numpy()
         del buf
         gc.collect()
-        assert pool.used_bytes() == before
+        assert pool.used_bytes() <= before
 
     def test_dtypes_that_cupy_does_not_compute_with_are_copied_too(self, cupy):
         for dtype in (np.dtype([("a", "i4"), ("b", "f8", (3,))]), "datetime64[ns]", "S5"):
