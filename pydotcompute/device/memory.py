@@ -174,6 +174,21 @@ class Block:
         return not self._streams and (self._done is None or bool(self._done.done))
 
 
+class ForeignStream:
+    """A stream of another library, of which only the address is known."""
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+        self._runtime = cupy().cuda.runtime
+
+    def wait_event(self, event: Any) -> None:
+        self._runtime.streamWaitEvent(self.ptr, event.ptr)
+
+    def record(self, event: Any) -> Any:
+        self._runtime.eventRecord(event.ptr, self.ptr)
+        return event
+
+
 def _event(gpu: Gpu, stream: Any) -> Any:
     return stream.record(gpu.cupy.cuda.Event(disable_timing=True))
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..exceptions import BackendUnavailableError, UnifiedBufferError
-from .memory import DEVICE, HOST, Block, Claim, Memory, Side, cupy
+from .memory import DEVICE, HOST, Block, Claim, ForeignStream, Memory, Side, cupy
 from .text import html_table, human_size
 
 
@@ -315,7 +315,7 @@ class UnifiedBuffer:
             raise BufferError("what runs backwards cannot be shared: some libraries end the process; copy it before")
         array = self.device
         if not self._memory.shared and isinstance(stream, int) and stream > _NUMBERED_STREAMS:
-            self._memory.hand_to(cupy().cuda.ExternalStream(stream))
+            self._memory.hand_to(ForeignStream(stream))
         with self._working(DEVICE):
             return array.__dlpack__(stream=stream, **options)
 

@@ -54,6 +54,7 @@ class Event:
     def __init__(self, block=False, disable_timing=False):
         self.done = True
         self._stream = None
+        self.ptr = self  # what the functions of the runtime are given
 
     def synchronize(self):
         if not self.done:
@@ -213,7 +214,6 @@ class Fake:
         self.cuda = SimpleNamespace(
             Device=self._device,
             Stream=self._stream,
-            ExternalStream=lambda ptr: next(s for s in self.streams if s.ptr == ptr),
             Event=Event,
             MemoryPointer=MemoryPointer,
             UnownedMemory=lambda ptr, size, owner, device: UnownedMemory(self, ptr, size, owner, device),
@@ -222,13 +222,19 @@ class Fake:
             get_current_stream=lambda device_id=-1: self.current_stream(),
             is_available=lambda: True,
             runtime=SimpleNamespace(
-                getDeviceCount=lambda: gpus, memGetInfo=lambda: (self.limit - self.allocated_on_device, self.limit)
+                getDeviceCount=lambda: gpus,
+                streamWaitEvent=lambda ptr, event: self._stream_at(ptr).wait_event(event),
+                eventRecord=lambda event, ptr: self._stream_at(ptr).record(event),
+                memGetInfo=lambda: (self.limit - self.allocated_on_device, self.limit),
             ),
         )
         self.ndarray = Array
 
     def current_stream(self):
         return self.here.stream or self.null
+
+    def _stream_at(self, ptr):
+        return next(stream for stream in self.streams if stream.ptr == ptr)
 
     def asarray(self, source):
         assert isinstance(source, Array)
