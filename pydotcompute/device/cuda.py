@@ -195,7 +195,11 @@ class CudaPool(host.Pool):
     def executor(self, program: CudaProgram, row: memoryview, notify: Callable[[int], None]) -> CudaExecutor:
         self._sweep()
         executor = CudaExecutor(self, program, row, notify)
-        self.enter(executor)
+        try:
+            self.enter(executor)
+        except BackendUnavailableError:
+            executor.free()
+            raise
         self._count()
         return executor
 
