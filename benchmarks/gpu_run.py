@@ -32,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 FOR_BENCHMARK = 180
 """Seconds that the tests leave to it, at least."""
+FOR_COMPILING = 60
+"""Seconds before the tests, at most."""
 PROCESSES = 8
 """In which the tests are run, at most: another for what is left after a crash."""
 LISTED = 25
@@ -74,8 +76,27 @@ def _shown(code: int | str) -> str:
     return code if isinstance(code, str) else f"it ended with {code}"
 
 
+def warm(arch: str, cache: Path) -> None:
+    """Compile the steps of the tests on all cores; what this leaves out the tests compile themselves."""
+    parts = max(min(8, os.cpu_count() or 1), 1)
+    environment = {**os.environ, "PYTHONPATH": paths_for(ROOT), "PYDOTCOMPUTE_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-m", "tests.device.warm", arch]
+    end = time.monotonic() + FOR_COMPILING
+    running = [subprocess.Popen([*command, str(part), str(parts)], cwd=ROOT, env=environment) for part in range(parts)]
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(end - time.monotonic(), 0))
+        process.kill()
+        process.wait()
+
+
 def paths_for(*folders: Path) -> str:
     return os.pathsep.join(filter(None, (*map(str, folders), os.environ.get("PYTHONPATH"))))
+
+
+def steps_of(outcomes: Path) -> Path:
+    """Where the compiled steps of all processes of a run lie."""
+    return outcomes.with_name("steps")
 
 
 def tests(paths: list[str], marker: str, outcomes: Path, end: float) -> dict[str, Any]:
@@ -84,7 +105,7 @@ def tests(paths: list[str], marker: str, outcomes: Path, end: float) -> dict[str
     command += ["-q", "-m", marker, "--tb=short", "--show-capture=no", "--no-header", "--continue-on-collection-errors"]
     begun, stopped, finished = time.monotonic(), "there were too many crashes", -1
     for _ in range(PROCESSES):
-        cache = str(outcomes.with_name("steps"))
+        cache = str(steps_of(outcomes))
         code = in_time([*command, *paths], end, PYTHONPATH=paths_for(ROOT, HERE), TEST_CACHE_DIR=cache)
         for entry in read(outcomes):
             if "outcome" not in entry:
@@ -116,10 +137,10 @@ def tests(paths: list[str], marker: str, outcomes: Path, end: float) -> dict[str
     }
 
 
-def benchmark(arguments: list[str], path: Path, end: float) -> dict[str, Any]:
+def benchmark(arguments: list[str], path: Path, cache: Path, end: float) -> dict[str, Any]:
     seconds = f"--seconds={max(end - time.monotonic() - 40, 5):.0f}"
     command = [sys.executable, str(HERE / "gpu.py"), f"--json={path}", seconds, *arguments]
-    code = in_time(command, end, PYTHONPATH=paths_for(ROOT))
+    code = in_time(command, end, PYTHONPATH=paths_for(ROOT), PYDOTCOMPUTE_CACHE_DIR=str(cache))
     found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"finished": False}
     if not found["finished"]:
         found["stopped"] = f"{_shown(code)}, in the row {found.get('running')!r}"
@@ -186,11 +207,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         print(f"== tests marked {options.marker}: {len(paths)} files", flush=True)
         share = min(FOR_BENCHMARK, options.seconds / 3)
-        content["tests"] = tests(paths, options.marker, Path(folder, "outcomes"), end - share)
+        outcomes = Path(folder, "outcomes")
+        if options.backend == "cuda" and not options.tests:
+            warm(about["arch"], steps_of(outcomes))
+        content["tests"] = tests(paths, options.marker, outcomes, end - share)
         written(path, content)
         print("\n== benchmarks/gpu.py", flush=True)
         arguments = [f"--backend={options.backend}", *(f"--{argument}" for argument in options.benchmark)]
-        content["benchmark"] = benchmark(arguments, Path(folder, "figures.json"), end - 10)
+        content["benchmark"] = benchmark(arguments, Path(folder, "figures.json"), steps_of(outcomes), end - 10)
     content["seconds"] = round(time.monotonic() - begun, 1)
     written(path, content)
     return not summary(content, path)

@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from pydotcompute import RingKernelRuntime, UnifiedBuffer, ring_kernel
+from pydotcompute import UnifiedBuffer
 from pydotcompute.exceptions import BackendUnavailableError, UnifiedBufferError
 from tests.device import steps
-from tests.device.conformance import ParallelConformance, numbers, through
+from tests.device.conformance import ParallelConformance, everything_at_once, numbers, through
 from tests.device.steps import Fraction, Number, Quotients, tally_of
 from tests.device.stress import Stress
 
@@ -19,19 +19,13 @@ pytestmark = pytest.mark.needs_gpu
 @pytest.fixture(scope="module", autouse=True)
 def machinery(own_cache):
     """What all kernels share is compiled here, for some seconds, and not in the time of a test."""
-    ring_kernel("first", backend="cuda")(steps.echo).build()
-
-    async def begin():
-        async with RingKernelRuntime() as runtime:
-            await (await runtime.launch("first")).activate()
-            assert (await runtime.ask("first", Number(1), 60)).n == 1
-
-    asyncio.run(begin())
+    asyncio.run(everything_at_once("cuda", 100))
 
 
 class TestGpu(ParallelConformance):
     backend = "cuda"
     scale = 0.02
+    shares_memory = False
 
 
 class TestGpuStress(Stress):
