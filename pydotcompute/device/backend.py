@@ -35,7 +35,7 @@ def choose(name: str) -> Backend:
     if name not in NAMES:
         raise DefinitionError(f"no backend {name!r}: use one of {', '.join(map(repr, NAMES))}")
     if name == "auto":
-        name = "cuda" if why_not("cuda") is None else "cpu"
+        name = "cuda" if _has_cuda() else "cpu"
     if not (name == "cuda" and _to_compile.get()) and (why := why_not(name)):
         if name == "cuda":
             raise BackendUnavailableError(
@@ -75,6 +75,13 @@ def why_not(name: str) -> str | None:
     from . import cuda_compiler
 
     return toolkit.mismatch() or cuda_compiler.compiler_missing()
+
+
+def _has_cuda() -> bool:
+    """Whether steps can run on a GPU. Where there is none it reads no file: event loops ask this too."""
+    from . import driver
+
+    return os.name == "posix" and driver.unavailable() is None and why_not("cuda") is None
 
 
 def _on_amd() -> str | None:

@@ -186,11 +186,12 @@ class CpuExecutor(host.RingExecutor):
     def _adopt(self, program: CpuProgram) -> None:
         self.program, definition, words = program, program.definition, self.words
         self._buffers = definition.buffers  # kept alive, as the arrays themselves
-        for i, buffer in enumerate(self._buffers.values()):
-            self._buffer_words[i] = address(buffer.host)
         quantum = QUANTUM if definition.quantum == "auto" else definition.quantum
         words[ring.QUANTUM] = host.FOR_EVER if quantum is None else int(quantum * 1e9)
         words[ring.SERVE] = program.serve
+
+    def _shares(self) -> None:
+        """It has the host's memory, which the host may use too."""
 
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CpuExecutor) or target.pool is not self.pool or self._target is not None:
@@ -215,6 +216,8 @@ class CpuExecutor(host.RingExecutor):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        for i, buffer in enumerate(self._buffers.values()):  # a GPU may have written them meanwhile
+            self._buffer_words[i] = buffer._lend(self._shares, None)
         self.pool.start()
         self.words[ring.PAUSED] = 0
         self._native.do(ring.NOTIFY, self.address)

@@ -268,6 +268,11 @@ class UnifiedBuffer:
         """Bytes of all elements, on one side."""
         return self._host.nbytes
 
+    @property
+    def contiguous(self) -> bool:
+        """Whether its elements lie in C order without gaps, as ring kernels take them. Some slices do not."""
+        return self._host.flags.c_contiguous
+
     def __len__(self) -> int:
         """Length of the first dimension; `TypeError` for a buffer without dimensions, as in NumPy."""
         return len(self._host)
@@ -374,10 +379,6 @@ class UnifiedBuffer:
         side has the newest contents. To be called again before the kernel goes on, for what the host has written
         meanwhile. A bound method is referred to weakly.
         """
-        if not self._host.flags.c_contiguous:
-            raise UnifiedBufferError(
-                "a ring kernel takes only C-contiguous views; UnifiedBuffer.from_array(view) makes a buffer of its own"
-            )
         if device is not None and self._memory.shared:
             from . import driver  # asks for the GPU's driver
 

@@ -270,4 +270,9 @@ def _checked_buffers(buffers: Any, name: str) -> dict[str, Any]:
                 f"buffer {parameter!r} of {name!r} must be a UnifiedBuffer, not {type(buffer).__qualname__}: "
                 f"UnifiedBuffer.from_array(...) makes one of an array"
             )
+        if not buffer.contiguous:
+            raise DefinitionError(
+                f"buffer {parameter!r} of {name!r} is a view with gaps: UnifiedBuffer.from_array(view) makes a buffer "
+                "of its own"
+            )
     return dict(buffers)

@@ -1680,6 +1680,7 @@ class Conformance:
             (steps.weighs, {"buffers": {"waits": UnifiedBuffer(4)}}, "weights|waits"),
             (steps.weighs, {"buffers": {"weights": np.zeros(4)}}, "UnifiedBuffer"),
             (steps.echo, {"buffers": {"weights": UnifiedBuffer(4)}}, "weights"),
+            (steps.weighs, {"buffers": {"weights": UnifiedBuffer(8)[::2]}}, "weights.*gaps.*from_array"),
             (steps.echo, {"backend": "abacus"}, "abacus"),
             (steps.echo, {"quantum": -1.0}, "quantum"),
         ],
