@@ -77,6 +77,10 @@ class CompiledKernel(RingKernel):
         return self._executor.depth > 0
 
     @property
+    def _processed(self) -> int:
+        return self._row[_PROCESSED]
+
+    @property
     def unanswered(self) -> int:
         return 0  # no step can put a message aside
 

@@ -628,6 +628,11 @@ class RingKernel:
             return False
         return self.state.over or not (len(self._box) or self.busy or self._box.blocked)
 
+    @property
+    def _processed(self) -> int:
+        """How many messages it has handled."""
+        return sum(self._handled)
+
     def _start_body(self) -> None:
         """Run the body of the present definition in a task of its own."""
         definition = self.definition

@@ -89,15 +89,6 @@ class Link:
         self.let_go()
 
 
-def links_ahead(kernel: RingKernel) -> int:
-    """How many kernels its replies go through."""
-    passed: list[RingKernel] = []
-    while kernel._link is not None and kernel not in passed:
-        passed.append(kernel)
-        kernel = kernel._link.target
-    return len(passed)
-
-
 def _check(source: RingKernel, target: RingKernel) -> None:
     for kernel in (source, target):
         if kernel._box.closed:

@@ -39,7 +39,7 @@ from .dead_letters import DeadLetters
 from .executor import REFUSED, Engine
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
-from .links import Link, links_ahead
+from .links import Link
 from .loops import LoopThread, unanswered
 from .mailbox import Entry, checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
@@ -545,15 +545,22 @@ class RingKernelRuntime:
             return await self._hop(lambda: self.wait_idle(*kernel_ids, timeout=timeout))
         checked_timeout(timeout)
         kernels = [self._find(kernel_id) for kernel_id in kernel_ids] or list(self._kernels.values())
-        if self._links:  # a compiled kernel may hand a reply over while one after the other is looked at
-            kernels.sort(key=links_ahead, reverse=True)
         busy: RingKernel | None = None
         try:
             async with asyncio.timeout(timeout):
-                while (busy := next((kernel for kernel in kernels if not kernel._idle), None)) is not None:
-                    await busy._change()
+                while True:
+                    # Compiled kernels go on, and hand replies over, while one after the other is looked at: they have
+                    # been idle at the same time if none has handled a message meanwhile.
+                    before = [kernel._processed for kernel in kernels]
+                    busy = next((kernel for kernel in kernels if not kernel._idle), None)
+                    if busy is not None:
+                        await busy._change()
+                    elif before == [kernel._processed for kernel in kernels]:
+                        return
+                    else:
+                        await asyncio.sleep(0)
         except TimeoutError:
-            assert busy is not None
+            busy = busy or kernels[0]
             raise QueueTimeoutError(f"still busy after {timeout:g} s: {busy!r} {busy.waiting_for}".rstrip()) from None
 
     async def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:

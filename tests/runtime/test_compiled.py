@@ -28,6 +28,7 @@ from pydotcompute.exceptions import (
 from pydotcompute.messages import to_records
 from pydotcompute.runtime import KernelState, definitions
 from pydotcompute.runtime.executor import PENDING, REFUSED
+from pydotcompute.telemetry import COUNTERS
 
 
 @message
@@ -189,6 +190,26 @@ async def test_others_get_their_answers_while_some_are_answered_at_once(runtime,
     replies = await asyncio.gather(*(runtime.ask("echo", Number(n)) for n in range(500)))
     assert [reply.n for reply in replies] == list(range(500))
     assert runtime["echo"]._asks == {}
+
+
+async def test_kernels_that_hand_a_message_to_and_fro_are_not_idle_while_each_looks_so(runtime, monkeypatch):
+    for name in ("ping", "pong"):
+        await runtime.launch(ring_kernel(name, backend="interpreted")(echo))
+    processed = COUNTERS.names.index("processed")
+    rows = {kernel._executor: kernel._row for kernel in runtime.kernels.values()}
+    looked, handed = None, 0
+
+    def depth(executor):
+        """Nothing, for until it is looked at again, the other one has the message."""
+        nonlocal looked, handed
+        if executor is not looked and handed < 50:
+            looked, handed = executor, handed + 1
+            rows[executor][processed] += 1
+        return 0
+
+    monkeypatch.setattr(InterpretedExecutor, "depth", property(depth))
+    await runtime.wait_idle("ping", "pong", timeout=5)
+    assert handed == 50
 
 
 # -- from other threads and loops ----------------------------------------------------------------------------------
