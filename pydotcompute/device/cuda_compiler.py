@@ -143,14 +143,18 @@ def _made(definition: StepDefinition, source: str, namespace: Mapping[str, Any],
     check_step(definition)  # once more: a function that it calls may have been defined since
     compiler.typed_check(definition)  # by the other compiler, which says most of what is to be said
     intrinsics = {name: value for name, value in vars(ptx).items() if isinstance(value, type(ptx.get))}
-    inside = cuda.jit(device=True, forceinline=True)  # the others return their results through memory
+    inside = cuda.jit(
+        device=True, forceinline=True, debug=False, opt=True
+    )  # the others return their results through memory
     with global_compiler_lock, _as_on(arch), _bounds_checked(definition.boundscheck):
         step = _typed_step(definition)
         scope = {"__name__": __name__, **namespace, **intrinsics, "inside": inside, "step": step}
         exec(compile(source, "<the loop of a ring kernel on a GPU>", "exec"), scope)
         words = (cuda.types.int64, cuda.types.int64)
         threads = max(scope.get("THREADS", 1), _WARP)
-        text, _ = cuda.compile_ptx(scope["entry"], words, cc=_capability(arch), launch_bounds=threads)
+        text, _ = cuda.compile_ptx(
+            scope["entry"], words, cc=_capability(arch), launch_bounds=threads, debug=False, opt=True
+        )
     text = re.sub(r"^\.common .*NumbaEnv\S*;\n", "", text, flags=re.M)  # of no use, and under other names each time
     (given,) = re.findall(r"\.entry (\w+)", text)
     name = re.sub(r"\W", "_", f"{definition.body.__name__}_ring_kernel", flags=re.ASCII)
@@ -180,7 +184,7 @@ def _typed_step(definition: StepDefinition) -> Any:
 
     def jit(function: FunctionType, fastmath: Any) -> Any:
         is_step = function.__code__ is definition.body.__code__
-        return cuda.jit(device=True, fastmath=fastmath, forceinline=is_step)(function)
+        return cuda.jit(device=True, fastmath=fastmath, forceinline=is_step, debug=False, opt=True)(function)
 
     step = compiler.with_helpers(definition.body, jit, {})
     diagnosis = Diagnosis(definition)

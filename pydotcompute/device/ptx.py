@@ -20,7 +20,7 @@ from numba.cuda import cgutils, types
 from numba.cuda.core.imputils import fix_returning_optional
 from numba.cuda.extending import intrinsic, overload
 
-from . import block
+from . import block, slices  # noqa: F401 - the latter changes what numba-cuda does
 from .bridge import DESK_WORDS
 
 I64 = ir.IntType(64)

@@ -5,11 +5,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pydotcompute import UnifiedBuffer, ring_kernel
+from pydotcompute import Record, Shape, UnifiedBuffer, ring_kernel
 from pydotcompute.device import cache, cuda_compiler, toolkit
 from pydotcompute.exceptions import BackendUnavailableError, StepError
 from pydotcompute.messages import layout
@@ -105,7 +107,7 @@ def test_every_example_becomes_machine_code_that_never_stops_a_gpu(step, arch):
     [
         (steps.tally, {}),
         (steps.stats, {"instances": 4, "key": "sensor", "boundscheck": True}),
-        (steps.block, {"threads": 256, "instances": 2}),
+        (steps.block, {"threads": 1024, "instances": 2}),
     ],
     ids=["alone", "by key", "threads"],
 )
@@ -210,6 +212,21 @@ def test_helpers_under_numba_are_compiled_anew_for_a_gpu():
         return True
 
     assert is_sound(compiled(definition_of(halve)))
+
+
+class Window(Record):
+    values: Annotated[NDArray[np.float64], Shape(16)]
+
+
+def slide(state: Window, msg: steps.Sample, out: steps.Sample) -> bool:
+    state.values[:-1] = state.values[1:]
+    state.values[-1] = msg.value
+    out.value = state.values.mean()
+    return True
+
+
+def test_arrays_are_assigned_without_memory():
+    assert is_sound(compiled(definition_of(slide)))
 
 
 def test_several_threads_compile_at_a_time():

@@ -7,11 +7,13 @@ a step and its arrays, runs on this machine's processor.
 import ctypes
 import re
 from textwrap import indent
+from typing import Annotated
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pydotcompute import UnifiedBuffer, ring_kernel
+from pydotcompute import Record, Shape, UnifiedBuffer, message, ring_kernel
 from pydotcompute.messages import layout
 from tests.device import steps
 
@@ -333,3 +335,98 @@ def test_and_one_of_a_buffer(native):
         message["sensor"] = sensor
         assert attempted(*places, weights.ctypes.data, uses.ctypes.data) == answer
     assert uses.tolist() == [0, 0, 0, 1]
+
+
+def copies_a_part(state: steps.SensorState, msg: steps.Number, out: steps.Number) -> bool:
+    state.total[: msg.n] = state.total[8:12]
+    return True
+
+
+def test_any_error_is_a_failed_attempt_and_goes_no_further(native):
+    definition = ring_kernel("part", backend="cpu")(copies_a_part)
+    attempted = native(definition)
+    state, message, _, places = records(definition)
+    state["total"] = np.arange(16)
+    for n, answer in ((4, 1), (5, -1), (3, -1), (4, 1)):  # it raises a ValueError where the lengths differ
+        message["n"] = n
+        assert attempted(*places) == answer, n
+    assert state["total"][0, :5].tolist() == [8, 9, 10, 11, 4]
+
+
+SLICES = [
+    *(
+        "x[1:] = y[:-1]",
+        "x[:] = y",
+        "x[:4] = y[4:]",
+        "x[::2] = y[1::2]",
+        "x[::-1] = y",
+        "x[2:7] = y[:5]",
+        "x[:0] = y[:0]",
+    ),
+    *("x[:-1] = x[1:]", "x[1:] = x[:-1]", "x[3:] = x[:-3]", "x[:-3] = x[3:]", "x[::2] = x[1::2]", "x[:] = x"),
+    *("x[:] = 3", "x[2:4] = 7.5", "x[:] = y[2:3]", "x[:] = x[:1]", "x[n:] = x[:-n]", "x[:n] = whole[:n]"),
+    *("g[:] = h", "g[0] = h[1]", "g[1, :] = h[0]", "g[:, 0] = h[:, 1]", "g[0, 1:] = g[0, :2]", "g[0, :2] = g[0, 1:]"),
+    *("g[1] = g[0]", "g[:, 1:] = g[:, :-1]", "g[:, :-1] = g[:, 1:]", "g[:] = g[1]", "g[:] = y[:3]", "g[...] = h"),
+    *("g[:] = h[:, :1]", "g[:] = h[1:]", "g[:, 2] = y[:2]", "whole[:] = y", "y2 = x[2:5]; y2[:2] = y[:2]"),
+]
+
+
+@message
+class Arrays:
+    x: Annotated[NDArray[np.float64], Shape(8)]
+    g: Annotated[NDArray[np.float32], Shape(2, 3)]
+    whole: Annotated[NDArray[np.int32], Shape(8)]
+    n: np.int64
+
+
+class ArrayState(Record):
+    y: Annotated[NDArray[np.float64], Shape(8)]
+    h: Annotated[NDArray[np.float32], Shape(2, 3)]
+
+
+def slicing(line):
+    """A step that does this with its arrays, and the same for arrays of NumPy."""
+    fields = "x, g, whole, n, y, h = out.x, out.g, out.whole, msg.n, state.y, state.h"
+    scope = {}
+    exec(f"def step(state, msg, out):\n    {fields}\n    {line}\n    return True", scope)
+    step = scope["step"]
+    step.__annotations__ = {"state": ArrayState, "msg": Arrays, "out": Arrays, "return": bool}
+    return step
+
+
+def filled(definition):
+    state, message, reply, places = records(definition)
+    for array in (state, reply):
+        for i, name in enumerate(array.dtype.names):
+            array[name] = np.arange(array[name].size).reshape(array[name].shape) + 100 * i
+    message["n"] = 3
+    return state, message, reply, places
+
+
+@pytest.mark.parametrize("line", SLICES)
+def test_arrays_are_assigned_without_memory_for_a_copy(native, line):
+    definition = ring_kernel("slices", backend="interpreted")(slicing(line))
+    state, _, reply, places = filled(definition)
+    expected = filled(definition)[2]
+    with np.errstate(all="ignore"):
+        names = {"y": state["y"][0], "h": state["h"][0], "n": 3}
+        exec(line, names | {name: expected[name][0] for name in ("x", "g", "whole")})
+    assert native(definition)(*places) == 1
+    assert reply.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "x[:n] = y",
+        "g[:] = y[:2]",
+        "x[:2] = y[:n]",
+        "x[::-1] = x",
+        "x[:4] = x[::2]",
+        "g[:, :2] = g[0, 1:]",
+        "g[:] = g[:, 1:2]",
+    ],
+)
+def test_what_does_not_fit_or_has_no_right_order_is_a_failed_attempt(native, line):
+    definition = ring_kernel("slices", backend="interpreted")(slicing(line))
+    assert native(definition)(*filled(definition)[-1]) == -1
