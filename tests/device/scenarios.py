@@ -158,7 +158,7 @@ async def _ask_all(runtime, n):
     from tests.device.steps import Number
     from tests.device.stress import CELLS, Keyed, Vector
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):  # more than the process may be stopped for
         assert (await runtime.ask("tally", Number(n))).n == n
         assert (await runtime.ask("keyed", Keyed(n, n))).n == n
         assert (await runtime.ask("accumulate", Vector(n, np.zeros(CELLS)))).n == n
@@ -169,13 +169,12 @@ def resident(backend, options=None, allocated=0):
     from pydotcompute import RingKernelRuntime
 
     names = _define(backend, **(options or {}))
+    kept = _on_device(allocated) if allocated else None  # first: it could wait for kernels that stay
 
     async def live():
         async with RingKernelRuntime() as runtime:
             for name in names:
                 await (await runtime.launch(name)).activate()
-            await _ask_all(runtime, 0)
-            kept = _on_device(allocated) if allocated else None
             n = 0
             while True:
                 n += 1
@@ -278,14 +277,16 @@ def strict(backend):
 
     def wait_for_device():
         if backend == "cuda":
-            import cupy
-
             cupy.cuda.runtime.deviceSynchronize()
         else:
             ended.wait()
         waited.set()
 
     waited, ended = threading.Event(), threading.Event()
+    if backend == "cuda":
+        import cupy
+
+        cupy.cuda.runtime.deviceSynchronize()  # what it does the first time is done now
 
     async def live():
         async with RingKernelRuntime("thread") as runtime:

@@ -80,11 +80,11 @@ class TestOnADevice:
         await kernel.activate()
         for n in (1, 2):
             assert (await kernel.ask(Number(n))).n == 100_000
-        for use in (lambda: values.host, lambda: factors.read_host(), lambda: np.asarray(values), values.write_host):
+        for use in (lambda: values.host, lambda: np.asarray(values), lambda: factors.numpy(), lambda: factors.host):
             with pytest.raises(UnifiedBufferError, match=r"(?s)'scale'.*(deactivate|terminate)"):
                 use()
         await kernel.deactivate()
-        np.testing.assert_array_equal(values.read_host(), 6.0 * np.arange(100_000))
+        np.testing.assert_array_equal(values.numpy(), 6.0 * np.arange(100_000))
         values.host[:] = 1.0
         factors.host[0] = 5.0
         await kernel.reactivate()
@@ -116,6 +116,7 @@ class TestOnADevice:
         assert isinstance(on_device, cupy.ndarray)
         assert float(on_device.sum()) == 2000.0
         on_device += 1.0
+        cupy.cuda.get_current_stream().synchronize()
         await kernel.reactivate()
         await kernel.ask(Number(0))
         await kernel.terminate()
