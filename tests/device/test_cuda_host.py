@@ -275,6 +275,32 @@ async def test_a_kernel_leaves_when_its_host_stands_still(runtime, start, cuda, 
     assert stream_of(kernel)[LAUNCHES] == 2
 
 
+def test_it_ends_although_the_loop_has_stood_still(gpu, monkeypatch):
+    """As where the process ends and nobody has closed the runtime."""
+    from pydotcompute.device import host
+
+    async def begin():
+        runtime = await RingKernelRuntime().__aenter__()
+        kernel = await runtime.launch(ring_kernel("tally", backend="cuda", quantum=None)(steps.tally))
+        await kernel.activate()
+        assert (await kernel.ask(Number(0))).n == 0
+        return runtime, kernel._executor.pool
+
+    monkeypatch.setattr(host, "LEASE", 0.05)
+    loop = asyncio.new_event_loop()
+    runtime, pool = loop.run_until_complete(begin())
+    end = time.monotonic() + 10
+    while pool._renewed.is_set():  # the poller waits for the loop
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    begun = time.monotonic()
+    runtime._close_engines()
+    assert time.monotonic() - begun < 1
+    assert gpu.is_empty
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
 @pytest.mark.parametrize("instances", [1, 6])
 async def test_it_stays_while_the_host_lives(start, cuda, monkeypatch, eventually, instances):
     """Also where nothing happens for longer than the lease."""
@@ -352,7 +378,7 @@ async def test_all_of_many_get_on(runtime, start, crowded, quantum):
 
 async def test_the_environment_may_allow_fewer(start, cuda, monkeypatch, eventually):
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    kernels = [await start(steps.tally, f"k{i}") for i in range(2)]
+    kernels = [await start(steps.tally, f"k{i}", quantum=None) for i in range(2)]
     assert [(await kernel.ask(Number(i))).n for i, kernel in enumerate(kernels)] == [0, 1]
     await eventually(lambda: not any(map(on_device, kernels)))
 
