@@ -12,18 +12,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError, DeviceError
 from ..messages import layout
-from ..runtime.executor import BY_KEY, NOTHING, Executor, Program
+from ..runtime.executor import Executor, Program
 from ..telemetry import COUNTERS
 from . import bridge, cuda_compiler, driver, host, ring
 from .cache import cached_module, fingerprint_of
@@ -48,8 +51,8 @@ CONNECTIONS = 32
 `CUDA_DEVICE_MAX_CONNECTIONS`). With more, those without work make room."""
 POLLING: Mapping[str, int] = {
     "WARP": 32,
-    "LOOK_NS": 2_000,  # between two looks of a busy kernel at what the host wants
-    "POLL_EVERY": 4,  # looks for messages of other kernels between two at those of the host
+    "LOOK_NS": 20_000,  # between two looks of a busy kernel at what the host wants
+    "POLL_EVERY": 16,  # looks for messages of other kernels between two at those of the host
     "NAP_AFTER": 64,  # looks, each of about a microsecond, until a block naps
     "LEAST_NAP": 100,
     "MOST_NAP": 20_000,  # nanoseconds
@@ -74,7 +77,8 @@ def entry(kernel, turn):
 
 def program_source(definition: StepDefinition, polling: Mapping[str, int] = POLLING) -> tuple[str, dict[str, Any]]:
     """The text of the program around a step, for `cuda_compiler.compiled`, and what it uses by name."""
-    names: dict[str, Any] = {**polling, **sizes(definition), "THREADS": definition.threads}
+    names: dict[str, Any] = {**polling, **sizes(definition)}
+    names |= {"THREADS": definition.threads, "HANDS": hands(definition)}
     names["MESSAGE"] = layout(definition.message_type).dtype
     given = ["None", "record_at(MESSAGE, message)", "None"]
     if definition.state_type is not None:
@@ -94,6 +98,11 @@ def program_source(definition: StepDefinition, polling: Mapping[str, int] = POLL
             instance = f"named if named >= 0 else {by_key}"
     text = Path(__file__).with_name("resident.py").read_text()
     return f"{text}\n\nimport numpy as np\n{TEMPLATE.format(given=', '.join(given), instance=instance)}", names
+
+
+def hands(definition: StepDefinition) -> int:
+    """Threads of a block, at most. Where messages go to several blocks, many threads copy them."""
+    return max(definition.threads, HANDS if definition.instances > 1 else WARP)
 
 
 def sizes(definition: StepDefinition) -> dict[str, int]:
@@ -164,6 +173,7 @@ class _Native(host.Native):
         super().__init__()
         source = Path(__file__).with_name("ferry.py").read_text()
         names = {name: getattr(self.module, name) for name in ("count", "events", "heavy", "queued", "tell")}
+        sys.modules[self.module.__name__] = self.module  # what Numba keeps of the poller names it
         self._ferry = cached_module(source, names, fingerprint_of(source, COUNTERS))
         self.work = self._ferry.ferry
 
@@ -182,15 +192,17 @@ class CudaPool(host.Pool):
         self._polled = np.zeros(2, np.int32)  # struct pollfd of the poller: its file descriptor, and POLLIN
         self._polled[:] = self._worker_fds[0][0], 1
         words = self._words
+        _pools.add(self)
         words[ring.LAUNCH], words[ring.QUERY], words[ring.POLL] = device.launch, device.query, address(self._polled)
 
     @property
     def load(self) -> float:
         """The part of the device that its kernels take, by their blocks."""
-        return sum(executor.share for executor in self._kernels_here())
+        return sum(executor.share for executor in self.kernels())
 
-    def _kernels_here(self) -> list[CudaExecutor]:
-        return [executor for executor in self._executors.values() if isinstance(executor, CudaExecutor)]
+    def kernels(self) -> list[CudaExecutor]:
+        """Those that are there."""
+        return [executor for executor in list(self._executors.values()) if isinstance(executor, CudaExecutor)]
 
     def executor(self, program: CudaProgram, row: memoryview, notify: Callable[[int], None]) -> CudaExecutor:
         self._sweep()
@@ -204,9 +216,11 @@ class CudaPool(host.Pool):
         return executor
 
     def _count(self) -> None:
-        kernels = self._kernels_here()
-        connections = int(os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS", CONNECTIONS))
-        self._words[ring.CROWD] = len(kernels) > min(connections, CONNECTIONS) or self.load > 1
+        """Say whether there are too many kernels on the device for all of them to stay, those of other runtimes too."""
+        pools = [pool for pool in list(_pools) if pool.device.index == self.device.index]
+        is_crowded = sum(len(pool.kernels()) for pool in pools) > connections() or sum(pool.load for pool in pools) > 1
+        for pool in pools:
+            pool._words[ring.CROWD] = is_crowded
 
     def nudge(self, kernel: int) -> None:
         """Have the poller look at what has changed."""
@@ -223,7 +237,9 @@ class CudaPool(host.Pool):
         self._sweep()
 
     def _sweep(self) -> None:
-        left = [executor for executor in self._leaving if executor.has_left or not self._threads]
+        # A kernel may still hand replies over to one that has ended: where its step does not come back in time.
+        targets = [executor.target for executor in self.kernels()]
+        left = [one for one in self._leaving if (one.has_left or not self._threads) and one not in targets]
         for executor in left:
             self._leaving.remove(executor)
             self.leave(int(executor.words[ring.INDEX]))
@@ -240,7 +256,7 @@ class CudaPool(host.Pool):
     def _before_end(self) -> None:
         self._words[ring.LEASE] = host.FOR_EVER  # it may have waited for the event loop
         self._renewed.set()
-        for executor in self._kernels_here():
+        for executor in self.kernels():
             if executor not in self._leaving:
                 executor.close()
         latest = time.monotonic() + host.PATIENCE_AT_END
@@ -259,6 +275,12 @@ class CudaPool(host.Pool):
 
 
 _stuck: list[CudaExecutor] = []
+_pools: WeakSet[CudaPool] = WeakSet()
+
+
+def connections() -> int:
+    """Kernels that a device runs side by side, at most."""
+    return min(int(os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS", CONNECTIONS)), CONNECTIONS)
 
 
 class CudaExecutor(host.RingExecutor):
@@ -272,8 +294,8 @@ class CudaExecutor(host.RingExecutor):
         self._device = device = pool.device
         definition = program.definition
         self._failure: BaseException | None = None
-        function = program.function(device)
-        self._blocks, self.share = self._granted(function)
+        function, initial = program.function(device), definition.initial()
+        self._blocks, self._hands, self.share = self._granted(function)
         size = sizes(definition)
         limit = min(definition.queue_size, WINDOW)
         places = 1 << max(limit - 1, 1).bit_length()
@@ -288,9 +310,9 @@ class CudaExecutor(host.RingExecutor):
         # What only the device sees.
         grid = self._blocks + (self._blocks > 1)
         self._state_size = size["STATE_SIZE"] * definition.instances
-        parts = [8 * bridge.SEAT_WORDS, 8 * bridge.CELL_WORDS * grid, places * size["SLOT"]]
-        parts += [places * size["FED_SLOT"], 8 * queue_places * self._blocks, size["REPLY_SIZE"] * grid]
-        parts += [8 * len(definition.buffers), self._state_size]
+        report_size = bridge.HEAD_OF_UP + size["REPLY_SIZE"]
+        parts = [8 * bridge.SEAT_WORDS, 8 * bridge.CELL_WORDS * grid, places * size["SLOT"], places * size["FED_SLOT"]]
+        parts += [8 * queue_places * self._blocks, report_size * grid, 8 * len(definition.buffers), self._state_size]
         (seat, cells, stage, fed, queues, replies, buffers, states), total = _laid_out(parts)
         self._stream = stream = device.stream()
         try:
@@ -310,7 +332,7 @@ class CudaExecutor(host.RingExecutor):
         words[bridge.WINDOW_MASK], words[bridge.FED_MASK], words[bridge.UP_MASK] = places - 1, places - 1, up_places - 1
         words[bridge.LEASE_NS] = int(LEASE * 1e9)
         device.write(self._seat, words, stream)
-        if (initial := definition.initial()) is not None:
+        if initial is not None:
             device.write(self._states_at, initial, stream)
         # What only the host sees.
         self._tickets, self._stamps, self._marks = block(8 * places), block(8 * places), block(8 * places)
@@ -339,29 +361,33 @@ class CudaExecutor(host.RingExecutor):
         self._adopt(program, function)
         self._go_to_host()
 
-    def _granted(self, function: int) -> tuple[int, float]:
-        """For how many blocks there is room, and what part of the device they take."""
+    def _granted(self, function: int) -> tuple[int, int, float]:
+        """For how many blocks there is room, of how many threads, and what part of the device they take."""
         definition, device = self.program.definition, self._device
-        room = device.room(function, max(definition.threads, WARP))
-        # A kernel takes half of the device at most, so that others have a place too; its instances then share blocks.
-        blocks = min(definition.instances, max(room // 2, 1))
+        blocks = room = 0
+        for threads in sorted({hands(definition), max(definition.threads, WARP)}, reverse=True):
+            room = device.room(function, threads)
+            # A kernel takes half of the device at most, so that others have a place; its instances then share blocks.
+            blocks = min(definition.instances, max(room // 2, 1))
+            if blocks == definition.instances:
+                break
         grid = blocks + (blocks > 1)
-        if grid > room or (definition.quantum is None and self.pool.load + grid / room > 1):
-            others = ", ".join(repr(one.program.definition.kernel_id) for one in self.pool._kernels_here()) or "none"
+        is_full = self.pool.load + grid / max(room, 1) > 1 or len(self.pool.kernels()) >= connections()
+        if grid > room or (definition.quantum is None and is_full):
+            others = ", ".join(repr(one.program.definition.kernel_id) for one in self.pool.kernels()) or "none"
             raise BackendUnavailableError(
-                f"too many instances for GPU {device.index}: it has room for {room} blocks of "
-                f"{max(definition.threads, WARP)} threads of {definition.kernel_id!r} (kernels there: {others}). Use "
-                "fewer instances or threads, terminate kernels, pass another device=, or a quantum, with which they "
-                "take turns"
+                f"too many instances for GPU {device.index}: it has room for {room} blocks of {threads} threads of "
+                f"{definition.kernel_id!r} (kernels there: {others}). Use fewer instances or threads, terminate "
+                "kernels, pass another device=, or a quantum, with which they take turns"
             )
-        return blocks, grid / room
+        return blocks, threads, grid / room
 
     def _adopt(self, program: CudaProgram, function: int) -> None:
         self.program, definition = program, program.definition
         threads = definition.threads
         self._bridge[bridge.BRIDGE_FUNCTION] = function
-        # All threads run the step, or one of a warp: then that has the only place in the first dimension.
-        self._bridge[bridge.BRIDGE_X], self._bridge[bridge.BRIDGE_Y] = (threads, 1) if threads > 1 else (1, WARP)
+        # All threads run the step, or one of them: then that has the only place in the first dimension.
+        self._bridge[bridge.BRIDGE_X], self._bridge[bridge.BRIDGE_Y] = (threads, 1) if threads > 1 else (1, self._hands)
         quantum = QUANTUM if definition.quantum == "auto" else definition.quantum
         self._set(bridge.QUANTUM_NS, host.FOR_EVER if quantum is None else int(quantum * 1e9))
 
@@ -380,10 +406,8 @@ class CudaExecutor(host.RingExecutor):
     def connect(self, target: Executor) -> bool:
         if not isinstance(target, CudaExecutor) or target.pool is not self.pool or self._target is not None:
             return False
-        if not self.resting or self.unread > target.program.definition.queue_size - target.depth:
+        if not self.resting or self.unread:  # which are to come before those that go there on the device
             return False
-        while (reply := self.take()) is not NOTHING:
-            target.feed(reply, BY_KEY)
         self._target = target
         self._bridge[bridge.BRIDGE_TARGET] = target.address
         target._control[bridge.IS_FED] = 1
@@ -424,6 +448,11 @@ class CudaExecutor(host.RingExecutor):
         self.pool.nudge(self.address)
 
     @property
+    def target(self) -> host.RingExecutor | None:
+        """The kernel that its replies go to."""
+        return self._target
+
+    @property
     def resting(self) -> bool:
         self._native.do(ring.FENCE, 0)
         if self.words[ring.FAILED]:
@@ -434,6 +463,15 @@ class CudaExecutor(host.RingExecutor):
         assert isinstance(program, CudaProgram)
         self._adopt(program, program.function(self._device))
         self._bind()
+
+    def refusal(self, program: Program) -> str | None:
+        assert isinstance(program, CudaProgram)
+        threads = max(program.definition.threads, self._hands if program.definition.threads == 1 else WARP)
+        room = self._device.room(program.function(self._device), threads)
+        grid = int(self._bridge[bridge.BRIDGE_BLOCKS])
+        if grid <= room:
+            return None
+        return f"it has {grid} blocks, and GPU {self._device.index} has room for {room} of {threads} threads"
 
     @property
     def _is_broken(self) -> bool:
@@ -480,11 +518,14 @@ class CudaExecutor(host.RingExecutor):
         if failed & 1 == bridge.FROM_KERNEL and failed != bridge.NO_ENTRY:
             left.sort(key=lambda position: position != failed >> 1)
         unpack = self.program.message.unpack_from
-        return [(unpack(memoryview(self._fed_record(position)), 0), 0) for position in left]
+        slots = {position: self._fed_slot_at(position) for position in left}
+        # A kernel that did not come back in time may have a place and not have written there yet.
+        written = [slot for position, slot in slots.items() if slot[:8] == (position + 1).to_bytes(8, "little")]
+        return [(unpack(memoryview(slot), bridge.HEAD_OF_SLOT), 0) for slot in written]
 
-    def _fed_record(self, position: int) -> bytes:
-        at = self._fed + (position & (self._places - 1)) * self._fed_slot + bridge.HEAD_OF_SLOT
-        return self._device.read(at, self.program.message.dtype.itemsize, self._stream).tobytes()
+    def _fed_slot_at(self, position: int) -> bytes:
+        at = self._fed + (position & (self._places - 1)) * self._fed_slot
+        return self._device.read(at, self._fed_slot, self._stream).tobytes()
 
     @property
     def failure(self) -> BaseException | None:
@@ -497,9 +538,9 @@ class CudaExecutor(host.RingExecutor):
         return self._failure
 
     def _record(self, entry: int) -> bytes:
-        if entry & 1 == bridge.FROM_KERNEL:
-            return self._fed_record(entry >> 1)
         size = self.program.message.dtype.itemsize
+        if entry & 1 == bridge.FROM_KERNEL:
+            return self._fed_slot_at(entry >> 1)[bridge.HEAD_OF_SLOT :][:size]
         at = ((self._base + (entry >> 1)) & int(self._inbox.words[ring.MASK])) * size
         return self._inbox.memory[0].view(np.uint8)[at : at + size].tobytes()
 
@@ -527,7 +568,7 @@ class CudaExecutor(host.RingExecutor):
 
     def free(self) -> None:
         """Give the memory back; only when the poller knows it no longer."""
-        if not self._is_broken:
+        with suppress(DeviceError):  # where CUDA does not work any more
             self._device.free(self._memory, self._stream)
             self._device.end_stream(self._stream)
             self._pinned.free()
@@ -535,6 +576,9 @@ class CudaExecutor(host.RingExecutor):
 
 WARP = 32
 """Threads of a block, at least."""
+HANDS = 128
+"""Threads that copy messages for several blocks, where there is room for blocks of so many: memory of the host is far
+away, and each thread waits for a line of it."""
 ENDED = -1
 
 

@@ -151,7 +151,7 @@ def _made(definition: StepDefinition, source: str, namespace: Mapping[str, Any],
         scope = {"__name__": __name__, **namespace, **intrinsics, "inside": inside, "step": step}
         exec(compile(source, "<the loop of a ring kernel on a GPU>", "exec"), scope)
         words = (cuda.types.int64, cuda.types.int64)
-        threads = max(scope.get("THREADS", 1), _WARP)
+        threads = max(scope.get("THREADS", 1), scope.get("HANDS", _WARP))
         text, _ = cuda.compile_ptx(
             scope["entry"], words, cc=_capability(arch), launch_bounds=threads, debug=False, opt=True
         )

@@ -142,6 +142,8 @@ ENDED = -1
 """In place of an error of CUDA: the launch is over, and the loop has not left."""
 BEAT = 50_000_000
 """Nanoseconds between two renewals of the lease, and two looks whether the device is well."""
+AWAKE = 2_000_000
+"""Nanoseconds that the poller keeps looking for what comes back."""
 IDLE = 1_000_000
 """Nanoseconds without a message after which a kernel makes room for others, where they are many."""
 
@@ -334,7 +336,9 @@ def keep_launched(pool: int, kernel: int, now: int) -> int:
                 tell(kernel, FAILURE)
             release(bridge, BRIDGE_RESIDENT, 0)
             return 1
-        spare = is_crowded and waits(kernel) == 0 and now - load(bridge, BRIDGE_ACTIVE) > IDLE
+        # One with messages may wait for room in another, which has no place.
+        still = now - load(bridge, BRIDGE_ACTIVE)
+        spare = is_crowded and still > (20 * IDLE if waits(kernel) else IDLE)
         if (load(kernel, PAUSED) or load(kernel, FAILED) or spare) and load(control, STOP) == 0:
             release(control, STOP, 1)
         if now - load(bridge, BRIDGE_QUERIED) > BEAT:
@@ -433,6 +437,29 @@ def in_flight(pool: int) -> int:
 
 
 @_inside
+def has_work(pool: int) -> int:
+    """Whether there is something that the host can do now. If not, who makes some wakes the poller."""
+    kernels, is_crowded = load(pool, KERNELS), load(pool, CROWD)
+    for index in range(64 * load(pool, BIT_WORDS)):
+        kernel = load(kernels, index)
+        if kernel == 0:
+            continue
+        bridge, out = load(kernel, BRIDGE), load(kernel, OUT)
+        control, is_there = load(bridge, BRIDGE_CONTROL), load(bridge, BRIDGE_RESIDENT)
+        if load(kernel, PAUSED) or load(kernel, FAILED):
+            if load(control, STOP) == 0 if is_there else load(bridge, BRIDGE_CLOSING) == 1:
+                return 1
+            continue
+        if can_send(kernel) or (is_there == 0 and (is_crowded == 0 or waits(kernel))):
+            return 1
+        if load(out, TAIL) - acquire(out, HEAD) >= load(out, LIMIT):
+            exchange(out, BLOCKED, 1)  # whoever takes a reply tells
+        if is_there and acquire(out, HEAD) + load(out, LIMIT) - load(bridge, BRIDGE_BASE) != load(control, OUT_LIMIT):
+            return 1
+    return 0
+
+
+@_inside
 def set_status(pool: int, status: int) -> None:
     kernels = load(pool, KERNELS)
     for index in range(64 * load(pool, BIT_WORDS)):
@@ -452,7 +479,7 @@ def sleep(pool: int, me: int, milliseconds: int) -> None:
     fetch_or(pool, SLEEPING, bit)
     heavy(pool)
     fence()
-    if (in_flight(pool) or load(pool, NUDGED) or load(pool, POOL_STOP)) and fetch_and(pool, SLEEPING, ~bit) & bit:
+    if (has_work(pool) or load(pool, NUDGED) or load(pool, POOL_STOP)) and fetch_and(pool, SLEEPING, ~bit) & bit:
         set_status(pool, ATTENDED)
         return
     poll(load(pool, POLL), 1, milliseconds)
@@ -477,17 +504,13 @@ def ferry(pool: int, me: int) -> int:
             worked = now
             continue
         idle = now - worked
-        if in_flight(pool):
-            # Soon, or after a long step: looking less often costs a tenth of the time that has passed.
-            if idle < spin:
-                relax()
-            elif idle < 20 * spin or spin == 0:
-                give_way()
-            else:
-                poll(0, 0, min(max(idle // 10_000_000, 1), 5))
-        elif idle < spin:
+        if idle < spin:
             relax()
-        else:
+        elif not in_flight(pool):
             sleep(pool, me, BEAT // 1_000_000)
             worked = now_ns() - spin
+        elif idle < AWAKE:
+            give_way()
+        else:  # a long step: what comes of it is seen later by a tenth of the time that has passed
+            sleep(pool, me, min(max(idle // 10_000_000, 1), 5))
     return 0

@@ -388,6 +388,9 @@ class RingExecutor:
     def resting(self) -> bool:
         raise NotImplementedError
 
+    def refusal(self, program: Program) -> str | None:
+        return None
+
     def _instance_state(self, instance: int) -> NDArray[np.void]:
         """A copy of the state of an instance, shape (1,)."""
         raise NotImplementedError

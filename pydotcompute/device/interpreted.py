@@ -225,6 +225,9 @@ class InterpretedExecutor:
         # A step runs from its begin to its end while nothing else does on this loop.
         return not self._runs or self.failure is not None
 
+    def refusal(self, program: Program) -> str | None:
+        return None
+
     def swap(self, program: Program) -> None:
         self._adopt(program)
 

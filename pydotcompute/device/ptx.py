@@ -141,16 +141,21 @@ def note(typingctx: Any, desk: Any, i: Any, value: Any) -> Any:
     return types.void(desk, i, value), codegen
 
 
-@intrinsic
-def fetch_add_gpu(typingctx: Any, base: Any, i: Any, value: Any) -> Any:
-    """``fetch_add_gpu(base, i, value)``: add, and the word as it was; acquires and releases."""
+def _adder(instruction: str) -> Any:
+    def add(typingctx: Any, base: Any, i: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            base, i, value = _integers(context, builder, signature, args)
+            return _asm(builder, I64, f"{instruction}.add.u64 $0, [$1], $2;", "=l,l,l", _word(builder, base, i), value)
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        base, i, value = _integers(context, builder, signature, args)
-        text = "atom.acq_rel.gpu.global.add.u64 $0, [$1], $2;"
-        return _asm(builder, I64, text, "=l,l,l", _word(builder, base, i), value)
+        return types.int64(base, i, value), codegen
 
-    return types.int64(base, i, value), codegen
+    return intrinsic(add)
+
+
+fetch_add_gpu = _adder("atom.acq_rel.gpu.global")
+"""``fetch_add_gpu(base, i, value)``: add, and the word as it was; acquires and releases."""
+count_gpu = _adder("atom.relaxed.gpu.global")
+"""``count_gpu(base, i, value)``: the same of a number that says nothing about other memory."""
 
 
 @intrinsic

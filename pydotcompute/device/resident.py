@@ -68,6 +68,7 @@ from pydotcompute.device.bridge import (
     STAGED,
     STATES,
     STOP,
+    TAIL_SEEN,
     TARGET,
     TARGET_MASK,
     TARGET_TAIL,
@@ -88,6 +89,7 @@ if TYPE_CHECKING:
         acquire_sys,
         bit_count,
         copy_line,
+        count_gpu,
         desk_at,
         fence_gpu,
         fetch_add_gpu,
@@ -184,17 +186,18 @@ def route(desk: int, base: int, count: int, kind: int) -> None:
 def has_place(desk: int) -> int:
     """Take a place for a reply that belongs to no ask; 0: there is none."""
     is_own = look(desk, WORKERS) == 1 and look(desk, TARGET) == 0
-    if is_own:  # nobody else takes one
-        taken = look(desk, OUT_COUNT)
-        note(desk, OUT_COUNT, taken + 1)
-    else:
-        taken = fetch_add_gpu(look(desk, ROOM), 0, 1)
-    if taken >= look(desk, LIMIT_SEEN):
+    taken = look(desk, OUT_COUNT) if is_own else load_gpu(look(desk, ROOM), 0)
+    limit = look(desk, LIMIT_SEEN)
+    if taken >= limit:
         limit = acquire_sys(look(desk, ROOM_LIMIT), 0)
         note(desk, LIMIT_SEEN, limit)
-        if taken >= limit:
-            give_place_back(desk)
+        if taken >= limit:  # before taking one: of many that took and gave back, hardly any would get the last
             return 0
+    if is_own:  # nobody else takes one
+        note(desk, OUT_COUNT, taken + 1)
+    elif count_gpu(look(desk, ROOM), 0, 1) >= limit:
+        count_gpu(look(desk, ROOM), 0, -1)
+        return 0
     return 1
 
 
@@ -203,16 +206,18 @@ def give_place_back(desk: int) -> None:
     if look(desk, WORKERS) == 1 and look(desk, TARGET) == 0:
         note(desk, OUT_COUNT, look(desk, OUT_COUNT) - 1)
     else:
-        fetch_add_gpu(look(desk, ROOM), 0, -1)
+        count_gpu(look(desk, ROOM), 0, -1)
 
 
 @inside
 def pick(desk: int, cell: int, owner: int) -> int:
     """Begin with the next message of this block's queue, if there is one and a place for its reply."""
     cursor = look(desk, HEAD)
-    tail = get(cell, QUEUE_TAIL) if look(desk, WORKERS) == 1 else acquire_gpu(cell, QUEUE_TAIL)
-    if cursor == tail:
-        return NOTHING
+    if cursor == look(desk, TAIL_SEEN):
+        tail = get(cell, QUEUE_TAIL) if look(desk, WORKERS) == 1 else acquire_gpu(cell, QUEUE_TAIL)
+        note(desk, TAIL_SEEN, tail)
+        if cursor == tail:
+            return NOTHING
     entry = get(queue_of(desk, owner), cursor & look(desk, QUEUE_MASK))
     kind = entry & 1
     record = record_of(desk, entry >> 1, kind)
@@ -229,8 +234,8 @@ def pick(desk: int, cell: int, owner: int) -> int:
 
 
 @inside
-def finish(kernel: int, desk: int, code: int, spent: int) -> None:
-    """After the step: find a place for what comes of the message. By the first thread."""
+def finish(kernel: int, desk: int, report: int, code: int, spent: int) -> None:
+    """After the step: find a place for what comes of the message, and report it. By the first thread."""
     pushed = -1
     if look(desk, ASKED) == 0 and look(desk, ROOM) != 0:
         if code <= 0:
@@ -241,22 +246,23 @@ def finish(kernel: int, desk: int, code: int, spent: int) -> None:
         place = look(desk, UP_COUNT)
         note(desk, UP_COUNT, place + 1)
     else:
-        place = fetch_add_gpu(kernel, UP_TAIL, 1)
+        place = count_gpu(kernel, UP_TAIL, 1)
     note(desk, CODE, code)
     note(desk, PLACE, place)
     note(desk, PUSHED, pushed)
-    slot = look(desk, UP) + (place & look(desk, UP_MASK)) * UP_SLOT
     flags = (REPLIED if code > 0 else FAILED if code < 0 else 0) | (WAS_PUSHED if pushed >= 0 else 0)
-    put(slot, 1, look(desk, ENTRY))
-    put(slot, 2, spent * 8 + flags)
-    put(slot, 3, look(desk, INSTANCE))
+    put(report, 1, look(desk, ENTRY))
+    put(report, 2, spent * 8 + flags)
+    put(report, 3, look(desk, INSTANCE))
 
 
 @inside
 def handle(kernel: int, desk: int, me: int, begun: int) -> int:
     """Run the step for the message in hand, and send what comes of it. By all threads of a block; -1: it failed."""
     first, threads = thread_index(), thread_count()
-    reply = look(desk, REPLIES) + me * REPLY_SIZE
+    # The report as it goes up: a head and, behind it, the reply. In one go, since each write is a trip over the bus.
+    report = look(desk, REPLIES) + me * (HEAD_OF_UP + REPLY_SIZE)
+    reply = report + HEAD_OF_UP
     for i in range(first, REPLY_SIZE // 8, threads):
         put(reply, i, 0)
     sync()
@@ -265,19 +271,23 @@ def handle(kernel: int, desk: int, me: int, begun: int) -> int:
         code = handled(desk, look(desk, STATES) + look(desk, INSTANCE) * STATE_SIZE, look(desk, SOURCE), reply)
     sync()
     if first == 0:
-        finish(kernel, desk, code, now_ns() - begun)
+        finish(kernel, desk, report, code, now_ns() - begun)
     sync()
     code, pushed = look(desk, CODE), look(desk, PUSHED)
-    slot = look(desk, UP) + (look(desk, PLACE) & look(desk, UP_MASK)) * UP_SLOT
-    fed = look(desk, TARGET) + (pushed & look(desk, TARGET_MASK)) * FED_REPLY
-    if code > 0:
-        goal = slot + HEAD_OF_UP if pushed < 0 else fed + HEAD_OF_SLOT
+    words = HEAD_OF_UP // 8 + (REPLY_SIZE // 8 if code > 0 else 0)
+    if pushed >= 0:
+        fed = look(desk, TARGET) + (pushed & look(desk, TARGET_MASK)) * FED_REPLY
         for i in range(first, REPLY_SIZE // 8, threads):
-            put(goal, i, get(reply, i))
+            put(fed + HEAD_OF_SLOT, i, get(reply, i))
         sync()
-    if first == 0:
-        if pushed >= 0:
+        if first == 0:
             release_gpu(fed, 0, pushed + 1)
+        words = HEAD_OF_UP // 8
+    slot = look(desk, UP) + (look(desk, PLACE) & look(desk, UP_MASK)) * UP_SLOT
+    for i in range(first + 1, words, threads):
+        put(slot, i, get(report, i))
+    sync()
+    if first == 0:
         release_sys(slot, 0, look(desk, PLACE) + 1)
         note(desk, HEAD, look(desk, HEAD) + 1)
     return code
@@ -294,12 +304,31 @@ def fed_messages(desk: int) -> int:
 
 
 @inside
+def deliver(desk: int, tail: int, is_fed: int, was_fed: int) -> int:
+    """Begin to hand messages out: those of the host, which go up to `tail`, or those of other kernels, in turn."""
+    base, mask = look(desk, NEXT_STAGED), look(desk, WINDOW_MASK)
+    count, kind = min(tail - base, 4 * thread_count(), mask + 1 - (base & mask)), FROM_HOST
+    if is_fed and (was_fed == 0 or count <= 0):
+        fed = fed_messages(desk)
+        if fed > 0:
+            base, count, kind = look(desk, NEXT_FED), fed, FROM_KERNEL
+    if count <= 0:
+        return NOTHING
+    note(desk, NEXT_STAGED if kind == FROM_HOST else NEXT_FED, base + count)
+    note(desk, KIND, kind)
+    note(desk, BASE, base)
+    note(desk, COUNT, count)
+    return DELIVER
+
+
+@inside
 def sit_down(kernel: int, desk: int, cell: int) -> None:
     """Lay what the block needs on its desk. By all its threads."""
     for i in range(thread_index(), SETTINGS, thread_count()):
         note(desk, i, get(kernel, i))
     if thread_index() == 0:
         note(desk, HEAD, get(cell, CURSOR))
+        note(desk, TAIL_SEEN, get(cell, CURSOR))
         note(desk, LIMIT_SEEN, 0)
         note(desk, NEXT_STAGED, get(kernel, STAGED))
         note(desk, NEXT_FED, get(kernel, FED_NEXT))
@@ -331,14 +360,18 @@ def resident(kernel: int, turn: int, me: int) -> None:
     owner = me if workers == 1 else me - 1
     began = now_ns()
     renewed = looked = began
-    lease, is_fed, idle, tail = load_sys(control, LEASE), 0, 1, 0
+    lease, is_fed, was_fed, idle, tail = load_sys(control, LEASE), 0, 0, 0, 0
     command = NOTHING
     while command != LEAVE:
         now = now_ns()
         if first == 0:
             command = NOTHING
-            if me == 0:
-                if (idle and (is_fed == 0 or idle % POLL_EVERY == 1)) or now - looked > LOOK_NS:
+            if me != 0 and (load_gpu(kernel, ORDER) == turn or now - began > 2 * look(desk, QUANTUM_NS)):
+                command = LEAVE  # the porter said so; or it has not got a place on the device
+            elif owner >= 0 and (me != 0 or now - looked < LOOK_NS):
+                command = pick(desk, cell, owner)
+            if command == NOTHING and me == 0:
+                if is_fed == 0 or idle % POLL_EVERY == 0 or now - looked >= LOOK_NS:
                     looked = now
                     # One after the other and none used before the last: each takes as long as all of them.
                     current, stop = load_sys(control, LEASE), load_sys(control, STOP)
@@ -350,26 +383,9 @@ def resident(kernel: int, turn: int, me: int) -> None:
                     if stop or over or order == turn:
                         command = LEAVE
                         release_gpu(kernel, ORDER, turn)
-            elif load_gpu(kernel, ORDER) == turn or now - began > 2 * look(desk, QUANTUM_NS):
-                command = LEAVE  # the porter said so; or it has not got a place on the device
-            if command == NOTHING and owner >= 0:
-                command = pick(desk, cell, owner)
-            if command == NOTHING and me == 0:
-                base, mask = look(desk, NEXT_STAGED), look(desk, WINDOW_MASK)
-                count = min(tail - base, 4 * WARP, mask + 1 - (base & mask))
-                if count > 0 and (is_fed == 0 or idle & 1):
-                    command = DELIVER
-                    note(desk, KIND, FROM_HOST)
-                    note(desk, BASE, base)
-                    note(desk, NEXT_STAGED, base + count)
-                elif is_fed:
-                    base, count = look(desk, NEXT_FED), fed_messages(desk)
-                    if count > 0:
-                        command = DELIVER
-                        note(desk, KIND, FROM_KERNEL)
-                        note(desk, BASE, base)
-                        note(desk, NEXT_FED, base + count)
-                note(desk, COUNT, count)
+                if command == NOTHING:
+                    command = deliver(desk, tail, is_fed, was_fed)
+                    was_fed = 1 - was_fed
             note(desk, COMMAND, command)
             if command != NOTHING:
                 idle = 0

@@ -276,7 +276,8 @@ class CompiledKernel(RingKernel):
         assert isinstance(definition, StepDefinition)
         if differences := self.definition.differences(definition):
             raise self._cannot_replace(f"the new definition differs in {' and '.join(differences)}")
-        definition.build()
+        if why := self._executor.refusal(definition.build()):
+            raise self._cannot_replace(why)
 
     def _replace(self, definition: RingKernelDefinition) -> None:
         if self.state.over or self.state is KernelState.TERMINATING:

@@ -163,6 +163,9 @@ class Executor(Protocol):
     def resting(self) -> bool:
         """Whether it has no message in hand and takes none: it is paused, or has failed."""
 
+    def refusal(self, program: Program) -> str | None:
+        """Why `swap` is not possible with a program although the layouts are the same; None if it is."""
+
     def swap(self, program: Program) -> None:
         """Another step on the same rings and state; only while `resting`. The layouts are the same."""
 

@@ -15,8 +15,8 @@ LEAVE_FAULT = 700  # CUDA_ERROR_ILLEGAL_ADDRESS
 POLLING = {"WARP": 1, "LOOK_NS": 20_000, "POLL_EVERY": 4, "NAP_AFTER": 20, "LEAST_NAP": 20_000, "MOST_NAP": 1_000_000}
 
 # The words of a stream: threads that run; an error, if there is one; how often something was launched, and with what
-# dimensions the last time; whether launches end at once and do nothing.
-RUNNING, FAULT, LAUNCHES, THREAD, GRID, X, Y, IS_VOID, ARGUMENTS = 0, 1, 2, 3, 4, 5, 6, 7, 16
+# dimensions the last time; whether launches end at once and do nothing; an error of launches alone.
+RUNNING, FAULT, LAUNCHES, THREAD, GRID, X, Y, IS_VOID, REFUSAL, ARGUMENTS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 16
 WORDS = 1 << 10
 
 BEGIN = """
@@ -56,8 +56,8 @@ def machine():
 
     @cfunc("int32(int64,int32,int32,int32,int32,int32,int32,int32,int64,int64,int64)")
     def launch(function, blocks, _y, _z, x, y, _bz, _shared, stream, parameters, _extra):
-        if load(stream, FAULT):
-            return load(stream, FAULT)
+        if load(stream, FAULT) or load(stream, REFUSAL):
+            return load(stream, FAULT) or load(stream, REFUSAL)
         store(stream, LAUNCHES, load(stream, LAUNCHES) + 1)
         store(stream, GRID, blocks)
         store(stream, X, x)
@@ -118,6 +118,7 @@ def machine():
         "note": store,
         "desk_at": njit(lambda elsewhere: elsewhere),
         "fetch_add_gpu": fetch_add,
+        "count_gpu": fetch_add,
         "fence_gpu": atomics.fence,
         "now_ns": atomics.now_ns,
         "thread_index": njit(lambda: 0),
@@ -201,6 +202,10 @@ class StandIn:
         return _kept(self.memory, -(-nbytes // 8) * 8)
 
     def free(self, address, stream):
+        from pydotcompute.exceptions import DeviceError
+
+        if code := int(self.streams[stream][FAULT]):
+            raise DeviceError(self.error_text(code), code)
         del self.memory[address]
 
     def write(self, address, array, stream):
