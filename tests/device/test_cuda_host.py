@@ -346,7 +346,7 @@ def crowded(cuda, monkeypatch):
 
 
 async def test_where_kernels_are_many_those_without_work_leave(runtime, start, eventually, crowded):
-    kernels = [await start(steps.tally, f"k{i}", quantum=None) for i in range(6)]
+    kernels = [await start(steps.tally, f"k{i}", quantum=60.0) for i in range(6)]
     await eventually(lambda: not any(map(on_device, kernels)))
     before = [int(stream_of(kernel)[LAUNCHES]) for kernel in kernels]
     for n in range(3):
@@ -367,7 +367,7 @@ async def test_where_kernels_are_many_those_without_work_leave(runtime, start, e
     await eventually(lambda: all(map(on_device, kernels[:2])))
 
 
-@pytest.mark.parametrize("quantum", [0.01, None])
+@pytest.mark.parametrize("quantum", [0.01, 60.0])
 async def test_all_of_many_get_on(runtime, start, crowded, quantum):
     names = [f"k{i}" for i in range(6)]
     for name in names:
@@ -378,7 +378,7 @@ async def test_all_of_many_get_on(runtime, start, crowded, quantum):
 
 async def test_the_environment_may_allow_fewer(start, cuda, monkeypatch, eventually):
     monkeypatch.setenv("CUDA_DEVICE_MAX_CONNECTIONS", "1")
-    kernels = [await start(steps.tally, f"k{i}", quantum=None) for i in range(2)]
+    kernels = [await start(steps.tally, f"k{i}", quantum=60.0) for i in range(2)]
     assert [(await kernel.ask(Number(i))).n for i, kernel in enumerate(kernels)] == [0, 1]
     await eventually(lambda: not any(map(on_device, kernels)))
 
@@ -565,6 +565,11 @@ def impatient(monkeypatch):
     monkeypatch.setattr(host, "PATIENCE_AT_END", 0.05)
 
 
+async def lasting(kernel, seconds):
+    """Rounds of `spin` that take that long; what disturbs one measurement makes them too few."""
+    return max([await rounds_of(kernel, seconds) for _ in range(4)])
+
+
 async def in_hand(kernel, eventually):
     """Until the device has all messages that were sent."""
     from pydotcompute.device import bridge, ring
@@ -580,7 +585,7 @@ async def test_a_kernel_that_does_not_leave_is_named_and_its_memory_kept(
     (gpu,) = gpus
     other = await start(steps.tally)
     kernel = await start(steps.spin)
-    rounds = await rounds_of(kernel, 1.5)
+    rounds = await lasting(kernel, 1.2)
     asked = asyncio.ensure_future(kernel.ask(Rounds(rounds)))
     await in_hand(kernel, eventually)
     words, executor = stream_of(kernel), kernel._executor
@@ -601,8 +606,7 @@ async def test_a_kernel_that_does_not_leave_is_named_and_its_memory_kept(
 
 async def test_one_that_leaves_late_gives_its_memory_back_then(runtime, start, gpu, impatient, eventually):
     kernel = await start(steps.spin)
-    rounds = await rounds_of(kernel, 0.5)
-    await kernel.send(Rounds(rounds))
+    await kernel.send(Rounds(await lasting(kernel, 0.4)))
     await in_hand(kernel, eventually)
     await kernel.terminate(timeout=0.02)
     assert len(gpu.memory) == 1
@@ -612,8 +616,8 @@ async def test_one_that_leaves_late_gives_its_memory_back_then(runtime, start, g
 # -- errors of the device ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["while it runs", "at the launch", "it ends by itself"])
-async def test_an_error_of_the_device_ends_its_kernels(runtime, start, gpus, eventually, settle, fault, caplog):
+@pytest.mark.parametrize(("fault", "code"), [("while it runs", 700), ("at the launch", 701), ("it ends by itself", -1)])
+async def test_an_error_of_the_device_ends_its_kernels(runtime, start, gpus, settle, fault, code):
     (gpu,) = gpus
     lent = buffers()
     lender = await start(steps.weigh, buffers=lent)
@@ -630,7 +634,8 @@ async def test_an_error_of_the_device_ends_its_kernels(runtime, start, gpus, eve
         for words in gpu.streams.values():
             words[stand_in.IS_VOID] = 1
     elif fault == "at the launch":
-        gpu.fail(700)
+        for words in gpu.streams.values():
+            words[stand_in.REFUSAL] = code
     else:
         await runtime.reactivate("weigh")
         assert await lender.ask(Sample(1, 1.0)) == Sample(1, 0.0)
@@ -641,9 +646,9 @@ async def test_an_error_of_the_device_ends_its_kernels(runtime, start, gpus, eve
         assert await runtime.wait_ended(one.id, timeout=10) is KernelState.FAILED
         assert isinstance(one.exception, DeviceError)
         text = str(one.exception)
-        what = "ended by itself" if fault == "it ends by itself" else "CUDA_ERROR_700"
+        what = "ended by itself" if code == -1 else f"CUDA_ERROR_{code}"
         assert re.search(rf"GPU 0.*{one.id!r}.*{what}.*boundscheck=True.*restart", text)
-        assert one.exception.code == (-1 if fault == "it ends by itself" else 700)
+        assert one.exception.code == code
     with pytest.raises(KernelFailedError) as caught:
         await asked
     assert isinstance(caught.value.__cause__, DeviceError)
@@ -658,7 +663,8 @@ async def test_an_error_of_the_device_ends_its_kernels(runtime, start, gpus, eve
     await runtime.close(timeout=5)
     assert time.monotonic() - begun < 1
     assert not any(thread.name in gpu.pollers for thread in threading.enumerate())
-    assert len(gpu.memory) == 2  # nothing can be given back there
+    if code == 700:
+        assert len(gpu.memory) == 2  # nothing can be given back there
     gpus.clear()
 
 
@@ -666,7 +672,7 @@ async def test_messages_on_the_device_are_dead_letters_after_an_error(runtime, s
     kernel = await start(steps.spin)
     behind = await start(steps.tally)
     await runtime.connect("spin", "tally")
-    rounds = await rounds_of(kernel, 1.0)
+    rounds = await lasting(kernel, 1.0)
     asked = [asyncio.ensure_future(kernel.ask(Rounds(n))) for n in (rounds, 1)]
     await asyncio.sleep(0)
     await kernel.send(Rounds(2))
