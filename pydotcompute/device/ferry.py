@@ -400,8 +400,7 @@ def attend_all(pool: int, now: int) -> int:
             continue
         bridge = load(kernel, BRIDGE)
         moved = fetch(kernel, now)
-        if load(bridge, BRIDGE_RESIDENT):
-            grant(kernel)
+        grant(kernel)  # also while it is not there: others may wait for room, without which it gets nothing to do
         advance(kernel)
         moved += send(kernel)
         if moved:
