@@ -585,7 +585,7 @@ async def test_a_kernel_that_does_not_leave_is_named_and_its_memory_kept(
     (gpu,) = gpus
     other = await start(steps.tally)
     kernel = await start(steps.spin)
-    rounds = await lasting(kernel, 1.2)
+    rounds = await lasting(kernel, 3.0)
     asked = asyncio.ensure_future(kernel.ask(Rounds(rounds)))
     await in_hand(kernel, eventually)
     words, executor = stream_of(kernel), kernel._executor
