@@ -368,7 +368,7 @@ class CudaExecutor(host.RingExecutor):
         for threads in sorted({hands(definition), max(definition.threads, WARP)}, reverse=True):
             room = device.room(function, threads)
             # A kernel takes half of the device at most, so that others have a place; its instances then share blocks.
-            blocks = min(definition.instances, max(room // 2, 1))
+            blocks = min(definition.instances, max(room // 2 - 1, 1))  # and the porter
             if blocks == definition.instances:
                 break
         grid = blocks + (blocks > 1)

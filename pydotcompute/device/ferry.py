@@ -349,7 +349,7 @@ def keep_launched(pool: int, kernel: int, now: int) -> int:
             if code == 0 and acquire(control, GONE) != load(bridge, BRIDGE_LAUNCH):
                 code = ENDED
             if code != 0 and code != NOT_READY:
-                broken(kernel, code)
+                broken(kernel, code, now)
                 return 1
         return 0
     if load(kernel, PAUSED) or load(kernel, FAILED) or (is_crowded and waits(kernel) == 0):
@@ -376,14 +376,16 @@ def keep_launched(pool: int, kernel: int, now: int) -> int:
         load(bridge, BRIDGE_PARAMETERS),
     )
     if code != 0:
-        broken(kernel, code)
+        broken(kernel, code, now)
     return 1
 
 
 @_inside
-def broken(kernel: int, code: int) -> None:
-    """The device reports an error: nothing more can be had of this kernel."""
+def broken(kernel: int, code: int, now: int) -> None:
+    """The device reports an error: nothing more can be had of this kernel than what has come."""
     bridge = load(kernel, BRIDGE)
+    while fetch(kernel, now):
+        pass
     store(bridge, BRIDGE_FAULT, code)
     store(bridge, BRIDGE_RESIDENT, 0)
     release(kernel, FAILED, TOLD)

@@ -371,7 +371,7 @@ def resident(kernel: int, turn: int, me: int) -> None:
             elif owner >= 0 and (me != 0 or now - looked < LOOK_NS):
                 command = pick(desk, cell, owner)
             if command == NOTHING and me == 0:
-                if is_fed == 0 or idle % POLL_EVERY == 0 or now - looked >= LOOK_NS:
+                if is_fed == 0 or idle % POLL_EVERY == POLL_EVERY - 1 or now - looked >= LOOK_NS:
                     looked = now
                     # One after the other and none used before the last: each takes as long as all of them.
                     current, stop = load_sys(control, LEASE), load_sys(control, STOP)

@@ -19,18 +19,35 @@ POLLING = {"WARP": 1, "LOOK_NS": 20_000, "POLL_EVERY": 4, "NAP_AFTER": 20, "LEAS
 RUNNING, FAULT, LAUNCHES, THREAD, GRID, X, Y, IS_VOID, REFUSAL, ARGUMENTS = 0, 1, 2, 3, 4, 5, 6, 7, 8, 16
 WORDS = 1 << 10
 
-BEGIN = """
+HANDLED = 63
+"""A word that a desk does not use: here, where the step is."""
+
+LOOP = """
+@inside
+def handled(desk, state, message, reply):
+    return call(load(desk, HANDLED), desk, state, message, reply)
+
+
+@inside
+def instance_of(named, message):
+    return {instance}
+
 
 @cfunc("int64(int64)", cache=CACHE)
 def begin(argument):
-    resident(load(argument, 0), load(argument, 1), load(argument, 2))
+    kernel, me = load(argument, 0), load(argument, 2)
+    store(load(kernel, CELLS) + 8 * (me * CELL_WORDS + DESK), HANDLED, load(argument, 4))
+    resident(kernel, load(argument, 1), me)
     fetch_add(load(argument, 3), RUNNING, -1)
     return 0
 """
+"""Around the text of the loop: it is compiled once for all steps with records of the same sizes."""
 
-
-ATTEMPT = r"""try:
-        return 1 if truth(step(\1)) else 0
+STEP = """
+@cfunc("int64(int64, int64, int64, int64)", cache=CACHE)
+def handled(desk, state, message, reply):
+    try:
+        return 1 if truth(step({given})) else 0
     except Exception:
         return -1
 """
@@ -40,6 +57,7 @@ ATTEMPT = r"""try:
 @cache
 def machine():
     """What takes the place of the functions of the driver and of `ptx`."""
+    from llvmlite import ir
     from numba import carray, cfunc, njit, types
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -66,12 +84,13 @@ def machine():
             return 0
         fetch_add(stream, RUNNING, blocks)
         for block in range(blocks):
-            argument = stream + 8 * (ARGUMENTS + 4 * block)
+            argument = stream + 8 * (ARGUMENTS + 8 * block)
+            store(argument, 4, load(function, 1))
             store(argument, 0, load(load(parameters, 0), 0))
             store(argument, 1, load(load(parameters, 1), 0))
             store(argument, 2, block)
             store(argument, 3, stream)
-            if pthread_create(stream + 8 * THREAD, 0, function, argument):
+            if pthread_create(stream + 8 * THREAD, 0, load(function, 0), argument):
                 return 2  # CUDA_ERROR_OUT_OF_MEMORY
             pthread_detach(load(stream, THREAD))
         return 0
@@ -81,6 +100,15 @@ def machine():
         if load(stream, FAULT):
             return load(stream, FAULT)
         return 600 if load(stream, RUNNING) else 0
+
+    @intrinsic
+    def call(typingctx, function, *arguments):
+        def codegen(context, builder, signature, args):
+            function, *arguments = args[0], *cgutils.unpack_tuple(builder, args[1])
+            kind = ir.FunctionType(atomics.I64, [atomics.I64] * 4).as_pointer()
+            return builder.call(builder.inttoptr(function, kind), arguments)
+
+        return types.int64(function, types.Tuple(arguments)), codegen
 
     @intrinsic
     def record_at(typingctx, dtype, address):
@@ -110,6 +138,9 @@ def machine():
         "cfunc": cfunc,
         "fetch_add": fetch_add,
         "load": load,
+        "call": call,
+        "store": store,
+        "HANDLED": HANDLED,
         "RUNNING": RUNNING,
         "inside": njit(nogil=True, error_model="numpy"),
         "get": load,
@@ -141,16 +172,22 @@ _programs = {}  # by the text that stands for the machine code
 def compiled(definition, arch):
     """The step and its loop, for threads."""
     from pydotcompute.device import compiler, cuda
+    from pydotcompute.device.cache import cached_module, fingerprint_of
     from pydotcompute.device.cuda_compiler import Binary
 
     source, names = cuda.program_source(definition, POLLING)
-    source, times = re.subn(r"return attempt\(step, (.*)\)\n", ATTEMPT, source)
-    assert times == 1
-    module = compiler.compiled(
-        definition, source + BEGIN, {**names, **machine()[2]}, (sorted(map(str, names.items())),)
+    given, instance = (
+        re.search(form, source)[1]
+        for form in (r"return attempt\(step, (.*)\)\n", r"def instance_of.*\n    return (.*)\n")
     )
+    loop, _ = source.split("\n\nimport numpy as np\n")
+    loop += "\n\nimport numpy as np\n" + LOOP.format(instance=instance)
+    used = {name: value for name, value in names.items() if isinstance(value, int) or name in instance}
+    key = fingerprint_of(loop, sorted(map(str, used.items())))
+    loop = cached_module(loop, {**used, **machine()[2]}, key)
+    step = compiler.compiled(definition, STEP.format(given=given), {**names, **machine()[2]}, (str(names),))
     key = str(len(_programs)).encode()
-    _programs[key] = module
+    _programs[key] = loop, step, np.array([loop.begin.address, step.handled.address])
     return Binary(key, "", "begin", arch, 0, 0, 0, 0)
 
 
@@ -217,7 +254,7 @@ class StandIn:
 
     def load(self, cubin, name):
         self.loaded.append(cubin)
-        return _programs[cubin].begin.address
+        return _programs[cubin][2].ctypes.data
 
     def room(self, function, threads):
         return self.blocks
