@@ -408,6 +408,9 @@ class Gpu:
 
     def numba_cuda(self, n: int) -> dict[str, float]:
         """Launch and wait, from Python."""
+        from pydotcompute.device.cuda_compiler import compiler_missing
+
+        assert compiler_missing() is None  # it loads numba-cuda beside versions of NumPy that this does not know
         from numba import cuda
 
         with warnings.catch_warnings():

@@ -46,7 +46,8 @@ class UnifiedBuffer:
     an array: `np.mean(buf)`, `np.asarray(buf)` (read-only, no copy). Through DLPack others share the device side:
     `torch.from_dlpack(buf)`.
 
-    While a ring kernel works on the buffer, the host's side raises `UnifiedBufferError`, which names the kernel.
+    While a ring kernel on a GPU works on the buffer, the host's side raises `UnifiedBufferError`, which names the
+    kernel. One on the CPU shares it with the host.
 
     Raises `UnifiedBufferError` (a `ValueError`) for a shape, dtype or device that no buffer can have, `TypeError`
     where they are nothing of the kind, and `MemoryError` where the machine cannot give that much.
