@@ -60,9 +60,7 @@ class MemoryPool:
     """
 
     def __init__(self, limit: SupportsIndex | None = None, device: SupportsIndex = 0) -> None:
-        self._limit = None if limit is None else operator.index(limit)
-        if self._limit is not None and self._limit < 0:
-            raise UnifiedBufferError(f"the limit of a pool is a number of bytes or None, not {limit!r}")
+        self._limit = None if limit is None else _checked_limit(limit)
         self._device = checked_device(device)
         self._kept: dict[int, list[Block]] = {}
         self._in_use = self._kept_bytes = self._peak = self._buffers = self._reused = self._allocated = 0
@@ -164,6 +162,16 @@ class MemoryPool:
                 self._kept[size].pop().retire()
                 self._kept_bytes -= size
                 nbytes -= size
+
+
+def _checked_limit(limit: SupportsIndex) -> int:
+    """As an int; `TypeError`, or `UnifiedBufferError` where it is less than a byte."""
+    wanted = "limit= of a pool is a whole number of bytes, such as 1 << 30, or None for no limit"
+    if isinstance(limit, bool) or not isinstance(limit, SupportsIndex):
+        raise TypeError(f"{wanted}; not {limit!r}")
+    if (nbytes := operator.index(limit)) < 1:
+        raise UnifiedBufferError(f"{wanted}; not {limit!r}, which leaves room for nothing")
+    return nbytes
 
 
 def size_class(nbytes: int) -> int:

@@ -91,8 +91,14 @@ class UnifiedBuffer:
 
         One on a GPU is copied there, and not by way of the host. It is a copy because the buffer would not hear of
         what is written to the array. Raises `UnifiedBufferError` where the array is on neither host nor GPU, and
-        what its `__dlpack__` raises, such as `BufferError` for a tensor that needs a gradient.
+        what its `__dlpack__` raises, such as `BufferError` for a tensor that needs a gradient. `TypeError` for what
+        has none.
         """
+        if not hasattr(array, "__dlpack_device__"):
+            raise TypeError(
+                f"from_dlpack() takes an array of another library, with __dlpack__, not type {type(array).__name__}: "
+                "use from_array()"
+            )
         kind, index = array.__dlpack_device__()
         if kind in _ON_HOST:
             return cls.from_array(np.from_dlpack(array))
@@ -237,10 +243,11 @@ class UnifiedBuffer:
         """Give the memory up; the buffer cannot be used any more.
 
         Arrays that were taken from it, and views, stay good: the memory goes back, to its pool if it has one, when
-        the last of them is gone. To drop the buffer does the same.
+        the last of them is gone. To drop the buffer does the same. A second time does nothing.
         """
-        self._memory.check_free()
-        del self._memory, self._host
+        if "_memory" in vars(self):
+            self._memory.check_free()
+            del self._memory, self._host
 
     # -- as an array -----------------------------------------------------------------------------------------------
 
@@ -284,8 +291,11 @@ class UnifiedBuffer:
             if isinstance(index, (bool, np.bool, np.ndarray)) or not isinstance(
                 index, (SupportsIndex, slice, EllipsisType)
             ):
+                given = f"type {type(index).__name__}"
+                if isinstance(index, np.ndarray):
+                    given = f"an array of shape {index.shape}, dtype {index.dtype}"
                 raise TypeError(
-                    f"a view of a buffer is made with integers, slices and `...`, not {index!r}; "
+                    f"a view of a buffer is made with integers, slices and `...`, not {given}; "
                     "index an array of its: buf.host[...], buf.device[...]"
                 )
         part = self._host[key]

@@ -146,14 +146,19 @@ def test_memory_that_the_machine_cannot_give_counts_for_nothing():
     ("options", "error"),
     [
         ({"limit": -1}, UnifiedBufferError),
+        ({"limit": 0}, UnifiedBufferError),
         ({"limit": 1.5}, TypeError),
+        ({"limit": "1GB"}, TypeError),
+        ({"limit": True}, TypeError),
         ({"device": -1}, UnifiedBufferError),
         ({"device": None}, TypeError),
     ],
 )
 def test_impossible_pools_are_refused(options, error):
-    with pytest.raises(error):
+    with pytest.raises(error) as caught:
         MemoryPool(**options)
+    if "limit" in options:
+        assert "limit= of a pool is a whole number of bytes" in str(caught.value)
 
 
 @pytest.mark.parametrize(("shape", "dtype"), [((-1,), np.float32), (3, object)])

@@ -248,6 +248,20 @@ def test_dlpack_from_a_device_that_cannot_be_read():
         UnifiedBuffer.from_dlpack(Metal())
 
 
+def test_dlpack_from_what_has_none():
+    with pytest.raises(TypeError, match=r"not type list: use from_array\(\)"):
+        UnifiedBuffer.from_dlpack([1, 2])
+
+
+def test_a_mask_is_refused_by_type_and_shape():
+    buf = UnifiedBuffer(1000)
+    with pytest.raises(TypeError, match=r"not an array of shape \(1000,\), dtype bool; index an array") as caught:
+        buf[buf.host > 0]
+    assert len(str(caught.value)) < 200
+    with pytest.raises(TypeError, match="not type list;"):
+        buf[[1, 2]]
+
+
 def test_a_closed_buffer_says_so_and_what_was_taken_from_it_stays():
     buf = UnifiedBuffer.from_array([1, 2, 3])
     arrays = [buf.host, buf.numpy(), np.asarray(buf), np.from_dlpack(buf), buf[1:].host]
@@ -258,11 +272,11 @@ def test_a_closed_buffer_says_so_and_what_was_taken_from_it_stays():
         lambda: buf.device,
         lambda: buf.shape,
         lambda: buf.numpy(),
-        buf.close,
         lambda: len(buf),
     ):
         with pytest.raises(UnifiedBufferError, match="closed"):
             use()
+    buf.close()  # once more is no error
     assert "closed" in repr(buf)
     assert "closed" in buf._repr_html_()
     assert [array.tolist() for array in arrays] == [[1, 2, 3]] * 4 + [[2, 3]]
