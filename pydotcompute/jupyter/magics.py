@@ -121,7 +121,9 @@ _steps.add_argument(
     metavar="NAME,...",
     help="variables that hold UnifiedBuffers, for further parameters of the same names",
 )
-_steps.add_argument("--boundscheck", action="store_true", default=None, help="fail at an index out of bounds")
+_steps.add_argument(
+    "--boundscheck", action="store_true", default=None, help="fail at an index out of bounds (needs --threads 1)"
+)
 _steps.add_argument(
     "--quantum",
     type=_NumberOr(float, "a number of seconds", "auto", "none"),
@@ -129,7 +131,7 @@ _steps.add_argument(
     help="how long it keeps a worker that others wait for, or stays on a GPU at a time; none: for good (auto)",
 )
 _steps.add_argument(
-    "--threads", type=int, metavar="N", help="of a GPU, that share each message: 1, or a multiple of 32 (1)"
+    "--threads", type=int, metavar="N", help="how many threads of a GPU share each message: 1, or a multiple of 32 (1)"
 )
 _steps.add_argument(
     "--device",
