@@ -30,6 +30,8 @@ from _outcomes import append, read, stack
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+NEEDED = ("numpy", "msgpack", "pytest", "hypothesis")
+"""Packages, beside the compiler, which `why_not` looks for."""
 FOR_BENCHMARK = 180
 """Seconds that the tests leave to it, at least."""
 FOR_COMPILING = 60
@@ -41,17 +43,16 @@ LISTED = 25
 
 def cannot(backend: str) -> str | None:
     """Why nothing can be run here."""
-    from pydotcompute.exceptions import PyDotComputeError
-    from pydotcompute.runtime.executor import backend as choose
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        return (
+            f"{sys.executable} lacks {', '.join(missing)}: `pip install {' '.join(missing)}`, or name another Python: "
+            "`make PYTHON=/path/to/python gpu`"
+        )
+    from pydotcompute.device.backend import why_not
+    from pydotcompute.device.text import for_a_terminal
 
-    missing = [name for name in ("pytest", "hypothesis") if find_spec(name) is None]
-    if missing:
-        return f"not installed: {', '.join(missing)}"
-    try:
-        choose(backend)
-    except PyDotComputeError as error:
-        return str(error)
-    return None
+    why = why_not(backend)
+    return None if why is None else for_a_terminal(why)
 
 
 def in_time(command: list[str], end: float, **environment: str) -> int | str:
@@ -101,7 +102,7 @@ def steps_of(outcomes: Path) -> Path:
 
 def tests(paths: list[str], marker: str, outcomes: Path, end: float) -> dict[str, Any]:
     """Run them, each once; what they came to."""
-    command = [sys.executable, "-m", "pytest", "-p", "_outcomes", "-p", "no:cacheprovider", f"--outcomes={outcomes}"]
+    command = [sys.executable, "-m", "pytest", "-p", "_recorder", "-p", "no:cacheprovider", f"--outcomes={outcomes}"]
     command += ["-q", "-m", marker, "--tb=short", "--show-capture=no", "--no-header", "--continue-on-collection-errors"]
     begun, stopped, finished = time.monotonic(), "there were too many crashes", -1
     for _ in range(PROCESSES):

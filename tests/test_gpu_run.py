@@ -88,8 +88,24 @@ def test_where_there_is_no_gpu_it_says_so_and_is_no_success(gpu_run):
     assert ran.stdout == ""
     (line,) = ran.stderr.splitlines()
     assert line.startswith("Nothing was tested or measured: ")
-    assert "GPU" in line
+    assert "backend=" not in line
     assert not written.exists()
+
+
+@pytest.mark.parametrize("lacks", [["pytest"], ["hypothesis", "msgpack"]])
+def test_where_packages_are_missing_it_says_how_to_install_them(lacks):
+    code = "import runpy, sys; sys.modules |= dict.fromkeys(sys.argv[2:]); sys.argv[1:] = []; runpy.run_path"
+    ran = subprocess.run(
+        [sys.executable, "-c", f"{code}('benchmarks/gpu_run.py', run_name='__main__')", "-", *lacks],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])},
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    (line,) = ran.stderr.splitlines()
+    assert line.startswith(f"Nothing was tested or measured: {sys.executable} lacks ")
+    assert f"`pip install {' '.join(sorted(lacks, reverse=True))}`" in line
 
 
 def test_what_fails_or_crashes_keeps_nothing_else_from_being_run(gpu_run):

@@ -1,7 +1,8 @@
-"""Sizes and tables for people."""
+"""Sizes, tables and remedies for people."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 
@@ -10,6 +11,11 @@ def human_size(nbytes: int) -> str:
     units = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
     power = min(max(nbytes.bit_length() - 1, 0) // 10, len(units) - 1)
     return f"{nbytes / 1024**power:.1f} {units[power]}" if power else f"{nbytes} B"
+
+
+def for_a_terminal(text: str) -> str:
+    """Without what concerns notebooks alone: a remedy says there that their kernel is to be restarted."""
+    return re.sub(r"(?:, and|;) restart the notebook's kernel(?: afterwards)?", "", text)
 
 
 def html_table(label: str, rows: Mapping[str, str], *, caption: bool = False) -> str:
