@@ -10,6 +10,7 @@ import pytest
 
 import pydotcompute
 from pydotcompute import cli
+from pydotcompute.device.toolkit import PACKAGES
 from pydotcompute.exceptions import BackendUnavailableError
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,9 @@ def folder(tmp_path, monkeypatch, compiled_steps):
     (tmp_path / "kernels_of_test.py").write_text(KERNELS)
     (tmp_path / "faulty_of_test.py").write_text(KERNELS.replace("scale", "scale_wrongly").replace("msg.n", "msg.m_n"))
     (tmp_path / "broken_of_test.py").write_text("import numpy_of_tomorrow\n")
+    (tmp_path / "unread_of_test.py").write_text("\ndef f(:\n    pass\n")
+    (tmp_path / "script_of_test.py").write_text("import sys\nsys.exit('usage: ...')\n")
+    (tmp_path / "shaped_of_test.py").write_text("import numpy as np\n\nnp.broadcast_to(np.ones(2), 3)\n")
     (tmp_path / "factor.py").write_text("FACTOR = 3\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
@@ -106,13 +110,16 @@ def test_wrong_usage_is_shown(arguments, capsys):
 )
 def test_a_step_is_compiled_for_each_architecture(folder, capsys, step):
     assert cli.main(["compile", step, "--arch", "sm_80", "--arch", "sm_90"]) == 0
-    titles, *rows = capsys.readouterr().out.splitlines()
+    about, titles, *rows = capsys.readouterr().out.splitlines()
+    assert about.startswith("'scale' with its loop, 32 threads a block: registers, spilled and local bytes a thread")
     assert re.split(r"  +", titles) == [
         "arch", "registers", "spilled bytes", "shared bytes", "local bytes", "seconds",
     ]  # fmt: skip
     for row, arch in zip(rows, ("sm_80", "sm_90"), strict=True):
-        assert re.fullmatch(rf"{arch} +\d+ +0 +\d+ +0 +\d+\.\d\d", row)
+        assert re.fullmatch(rf"{arch} +\d+ +0 +\d+ +0 +(\d+\.\d\d|kept)", row)
         assert len(row) == len(titles)
+    assert cli.main(["compile", step, "--arch", "sm_90"]) == 0
+    assert capsys.readouterr().out.endswith(" kept\n")
 
 
 @pytest.mark.needs_cuda_compiler
@@ -149,7 +156,7 @@ def test_it_works_from_the_shell(folder):
         text=True,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines()[1].startswith("sm_80 ")
+    assert run.stdout.splitlines()[2].startswith("sm_80 ")
 
 
 @pytest.mark.needs_cuda_compiler
@@ -164,6 +171,14 @@ def test_it_works_from_the_shell(folder):
         ("kernels_of_test:body", r"'body' is an async ring kernel, which is not compiled"),
         ("kernels_of_test:plain", r"'plain' is no ring kernel: put @ring_kernel above"),
         ("kernels_of_test:NUMBER", r"'NUMBER' is no ring kernel"),
+        ("kernels.ipynb:scale", r"notebooks cannot be read: use a \.py file"),
+        ("unread_of_test.py:f", r": unread_of_test\.py, line 2: SyntaxError: invalid syntax\n$"),
+        (
+            "broken_of_test:f",
+            r": broken_of_test\.py, line 1: ModuleNotFoundError: No module named 'numpy_of_tomorrow'\n$",
+        ),
+        ("shaped_of_test.py:f", r": shaped_of_test\.py, line 3: ValueError: .*broadcast"),
+        ("script_of_test:f", r"script_of_test ends the process with 'usage: \.\.\.'.* guard what it runs as a script"),
         ("faulty_of_test:scale_wrongly", r"faulty_of_test\.py, line 14: .*m_n"),
         ("kernels_of_test:scale --arch sm_80 --ptx x", r"--ptx and --cubin .* one --arch"),
     ],
@@ -196,12 +211,37 @@ def test_without_the_compiler_it_says_what_to_install(folder, capsys, monkeypatc
     cuda_compiler.compiler_missing.cache_clear()
     assert cli.main(["compile", "kernels_of_test:scale", "--arch", "sm_90"]) == 1
     cuda_compiler.compiler_missing.cache_clear()
-    assert re.search(r"pip install 'numba-cuda\[cu13\]'", capsys.readouterr().err)
+    told = capsys.readouterr().err
+    assert told.endswith(f"numba-cuda is not installed: `{PACKAGES}`\n")  # there is no notebook to be restarted
 
 
-def test_a_module_that_lacks_another_shows_which(folder):
-    with pytest.raises(ModuleNotFoundError, match="numpy_of_tomorrow"):
-        cli.main(["compile", "broken_of_test:scale", "--arch", "sm_90"])
+def test_the_name_is_looked_up_before_the_compiler(folder, capsys, monkeypatch):
+    from pydotcompute.device import cuda_compiler
+
+    monkeypatch.setattr(cuda_compiler, "compiler_missing", lambda: "there is no compiler")
+    assert cli.main(["compile", "kernels_of_test:scal", "--arch", "sm_90"]) == 1
+    assert "has no 'scal'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arch", "told"),
+    [
+        ("90", "'90' is no architecture: write sm_90"),
+        ("compute_75", "write sm_75"),
+        ("hopper", "write sm_90"),
+        ("sm_90,sm_75", "give it several times, --arch sm_90 --arch sm_75"),
+    ],
+)
+def test_how_an_architecture_is_written(arch, told, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compile", "kernels_of_test:scale", "--arch", arch])
+    assert told in capsys.readouterr().err
+
+
+def test_help_says_that_the_file_is_imported(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compile", "--help"])
+    assert "is imported: guard" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_table_is_aligned():

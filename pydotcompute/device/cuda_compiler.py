@@ -20,7 +20,7 @@ import numpy as np
 
 from ..exceptions import BackendUnavailableError
 from . import compiler
-from .cache import cached_files, fingerprint
+from .cache import cached_files, fingerprint, is_cached
 from .rules import Function, check_step
 from .toolkit import PACKAGES, mismatch, versions
 
@@ -129,9 +129,17 @@ def compiled(definition: StepDefinition, source: str, namespace: Mapping[str, An
         about = {name: value for name, value in binary._asdict().items() if name not in ("cubin", "ptx")}
         return {"step.cubin": binary.cubin, "step.ptx": binary.ptx.encode(), "about.json": json.dumps(about).encode()}
 
-    key = fingerprint(definition, source, sorted(namespace.items()), arch, _versions())
-    files = cached_files(key, make)
+    files = cached_files(_key(definition, source, namespace, arch), make)
     return Binary(files["step.cubin"], files["step.ptx"].decode(), **json.loads(files["about.json"]))
+
+
+def is_kept(definition: StepDefinition, source: str, namespace: Mapping[str, Any], arch: str) -> bool:
+    """Whether `compiled` finds it on disk; only where there is a compiler."""
+    return is_cached(_key(definition, source, namespace, arch))
+
+
+def _key(definition: StepDefinition, source: str, namespace: Mapping[str, Any], arch: str) -> str | None:
+    return fingerprint(definition, source, sorted(namespace.items()), arch, _versions())
 
 
 def _made(definition: StepDefinition, source: str, namespace: Mapping[str, Any], arch: str) -> Binary:
