@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from html import escape
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 
@@ -62,6 +63,8 @@ class Findings:
     """Of Python, packages, the CUDA toolkit and the driver, as far as they are there."""
     cache: str | None
     """The folder where compiled steps are kept; None where none can be written."""
+    cache_refused: str | None = None
+    """What PYDOTCOMPUTE_CACHE_DIR names, where that cannot be used."""
 
     @property
     def healthy(self) -> bool:
@@ -81,12 +84,14 @@ class Findings:
 
     @property
     def remedies(self) -> tuple[str, ...]:
-        """The commands that would make more of this machine usable, without those that lack a GPU to be of use."""
-        reasons = [self.backends["cpu"]]
-        if any(accelerator.kind == "cuda" for accelerator in self.accelerators):
-            reasons += self.backends["cuda"], self.gpu_compiler
-        found = [command for reason in reasons for command in re.findall(r"`(pip install [^`]+)`", reason or "")]
-        return tuple(dict.fromkeys(found))
+        """The commands that install what is missing: for this machine's own use first, then to compile for a GPU."""
+        return _commands(self.backends["cpu"], self.backends["cuda"], self.gpu_compiler)
+
+    @property
+    def _for_this_machine(self) -> tuple[str, ...]:
+        """The remedies, without those that lack a GPU to be of use here."""
+        with_gpu = any(accelerator.kind == "cuda" for accelerator in self.accelerators)
+        return self.remedies if with_gpu else _commands(self.backends["cpu"])
 
     def as_dict(self) -> dict[str, Any]:
         """The same for `json`."""
@@ -100,42 +105,59 @@ class Findings:
             "accelerators": accelerators,
             "versions": dict(self.versions),
             "cache": self.cache,
+            "cache_refused": self.cache_refused,
         }
 
     def _sections(self) -> dict[str, dict[str, str]]:
         abilities = {name: _answer(why) for name, why in self.backends.items()}
         if self.backends["interpreted"] is None:
             abilities["interpreted"] = "yes: plain Python, for the debugger"
+        refused = {"not in": f"{self.cache_refused}: {_REFUSED}"} if self.cache_refused else {}
         return {
             "Backends": {**abilities, "compiling for a GPU": _answer(self.gpu_compiler)},
             "Accelerators": {f"{item.kind} {item.index}": str(item) for item in self.accelerators},
             "Versions": dict(self.versions),
-            "Compiled steps": {"kept in": self.cache or _NO_CACHE},
+            "Compiled steps": {"kept in": self.cache or _NO_CACHE, **refused},
         }
 
     def __str__(self) -> str:
-        lines = [self.conclusion, *(f"  {command}" for command in self.remedies)]
+        lines = [self.conclusion, *(f"  {command}" for command in self._for_this_machine)]
         sections = self._sections()
         width = max(len(name) for facts in sections.values() for name in facts)
         indent = " " * (width + 4)
         for title, facts in sections.items():
             lines += ["", title]
             for name, value in facts.items():
-                lines += wrap(
-                    f"  {name:{width}}  {value}", WIDTH, subsequent_indent=indent,
-                    break_long_words=False, break_on_hyphens=False,
-                )  # fmt: skip
+                start = f"  {name:{width}}  "
+                for i, part in enumerate(_COMMAND.split(value)):
+                    if i % 2:  # a command, to be copied: on a line of its own, as long as it may be
+                        lines.append(indent + part)
+                    elif prose := part.lstrip(",; "):
+                        lines += wrap(
+                            start + prose, WIDTH, subsequent_indent=indent,
+                            break_long_words=False, break_on_hyphens=False,
+                        )  # fmt: skip
+                    start = indent
         return "\n".join(lines)
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        remedies = "".join(f"<pre>{escape(command)}</pre>" for command in self.remedies)
+        remedies = "".join(f"<pre>{escape(command)}</pre>" for command in self._for_this_machine)
         tables = "".join(html_table(title, facts, caption=True) for title, facts in self._sections().items())
         return f"<p><b>{escape(self.conclusion)}</b></p>{remedies}{tables}"
 
 
 _NO_CACHE = "no folder can be written: every process compiles anew. Set PYDOTCOMPUTE_CACHE_DIR to one of your own"
+
+
+_REFUSED = "PYDOTCOMPUTE_CACHE_DIR must name a folder of yours that can be written, and by nobody else"
+
+_COMMAND = re.compile(r"`(pip install [^`]+)`")
+
+
+def _commands(*reasons: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(command for reason in reasons for command in _COMMAND.findall(reason or "")))
 
 
 def _answer(why: str | None) -> str:
@@ -151,13 +173,14 @@ def doctor() -> Findings:
         found = dict(zip(_TRIALS, pool.map(_tried, _TRIALS), strict=True))
     listed = found["accelerators"] if isinstance(found["accelerators"], list) else []
     accelerators = tuple(Accelerator(**{**item, "capability": _pair(item["capability"])}) for item in listed)
-    folder = cache.folder()
+    folder, wanted = cache.folder(), os.environ.get("PYDOTCOMPUTE_CACHE_DIR")
     return Findings(
         backends={"cuda": found["cuda"], "cpu": found["cpu"], "interpreted": None},
         gpu_compiler=found["gpu compiler"],
         accelerators=accelerators,
         versions=_versions(accelerators),
         cache=str(folder) if folder is not None else None,
+        cache_refused=wanted if wanted and (folder is None or folder.parent != Path(wanted).absolute()) else None,
     )
 
 
