@@ -57,6 +57,7 @@ SETTINGS = 2 * LINE
 """So many words as the seat begins with, at first. Those that follow are the block's own."""
 COMMAND, COUNT, BASE, KIND, SOURCE, ENTRY, INSTANCE, ASKED, CODE, PLACE, PUSHED = range(2 * LINE, 2 * LINE + 11)
 HEAD, TAIL_SEEN, LIMIT_SEEN, NEXT_STAGED, NEXT_FED, UP_COUNT, OUT_COUNT = range(3 * LINE, 3 * LINE + 7)
+BEGAN, RENEWED, LOOKED, LEASE_SEEN, HOST_TAIL, FED_NOW, WAS_FED = range(3 * LINE + 7, 3 * LINE + 14)
 DESK_WORDS = 4 * LINE
 
 NOTHING, LEAVE, DELIVER, HANDLE = range(4)  # commands

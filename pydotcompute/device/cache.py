@@ -234,7 +234,10 @@ def _kept(entry: Path, name: str, source: str, namespace: Mapping[str, Any]) -> 
     """
     if _is_whole(entry):
         os.utime(entry)  # those that were used last stay
-        return _run(name, source, namespace, entry)
+        try:
+            return _run(name, source, namespace, entry)
+        except Exception:
+            log.warning("a compiled step in %s cannot be used", entry, exc_info=True)
     with _draft(entry) as draft:
         file = draft / _SOURCE
         file.write_text(source, encoding="utf-8")

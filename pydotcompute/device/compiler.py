@@ -102,7 +102,9 @@ def with_helpers(function: Any, jit: Callable[[FunctionType, Any], Any], made: d
     scope = dict(plain.__globals__)
     cells = tuple(CellType() for _ in plain.__code__.co_freevars)
     copy = FunctionType(plain.__code__, scope, plain.__name__, plain.__defaults__, cells)
-    copy.__kwdefaults__, copy.__module__, copy.__qualname__ = plain.__kwdefaults__, plain.__module__, plain.__qualname__
+    copy.__kwdefaults__, copy.__qualname__ = plain.__kwdefaults__, plain.__qualname__
+    # Numba imports the module of what it finds on disk: that of the user may have another name by then.
+    copy.__module__ = __name__
     made[plain] = jit(copy, fastmath)
     # Only now, as a function may call itself.
     for name, value in read_from_outside(plain).items():

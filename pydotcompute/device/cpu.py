@@ -16,6 +16,7 @@ import numpy as np
 from numba import carray, cfunc
 from numpy.typing import NDArray
 
+from ..exceptions import PyDotComputeError
 from ..messages import layout
 from ..runtime.executor import Executor, Program
 from . import atomics, compiler, host, ring
@@ -180,7 +181,7 @@ class CpuExecutor(host.RingExecutor):
         self._former_rings: list[Ring | None] = []
         self._buffer_words = block(8 * max(len(definition.buffers), 1))
         words[ring.BUFFERS] = address(self._buffer_words)
-        self._failure: BaseException | None = None
+        self._arrays: list[NDArray[Any]] = []
         self._adopt(program)
 
     def _adopt(self, program: CpuProgram) -> None:
@@ -216,8 +217,13 @@ class CpuExecutor(host.RingExecutor):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        for i, buffer in enumerate(self._buffers.values()):  # a GPU may have written them meanwhile
-            self._buffer_words[i] = buffer._lend(self._shares, None)
+        try:
+            for i, place in enumerate(self._lent(self._shares, None)):  # anew: a GPU may have written them meanwhile
+                self._buffer_words[i] = place
+            self._arrays = [buffer.numpy() for buffer in self._buffers.values()]  # good also when a buffer is closed
+        except PyDotComputeError as error:
+            self._end_with(error)
+            return
         self.pool.start()
         self.words[ring.PAUSED] = 0
         self._native.do(ring.NOTIFY, self.address)

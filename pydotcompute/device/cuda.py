@@ -24,7 +24,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import BackendUnavailableError, DeviceError
+from ..exceptions import BackendUnavailableError, DeviceError, PyDotComputeError
 from ..messages import layout
 from ..runtime.executor import Executor, Program
 from ..telemetry import COUNTERS
@@ -293,7 +293,6 @@ class CudaExecutor(host.RingExecutor):
         super().__init__(pool, program, row, notify)
         self._device = device = pool.device
         definition = program.definition
-        self._failure: BaseException | None = None
         function, initial = program.function(device), definition.initial()
         self._blocks, self._hands, self.share = self._granted(function)
         size = sizes(definition)
@@ -432,9 +431,13 @@ class CudaExecutor(host.RingExecutor):
 
     def run(self) -> None:
         buffers = self.program.definition.buffers
-        if buffers:
-            lent = [buffer._lend(self._holder, self._device.index) for buffer in buffers.values()]
-            self._device.write(self._buffers_at, np.array(lent, np.int64), self._stream)
+        try:
+            if buffers:
+                lent = self._lent(self._holder, self._device.index)
+                self._device.write(self._buffers_at, np.array(lent, np.int64), self._stream)
+        except PyDotComputeError as error:
+            self._end_with(error)
+            return
         self.pool.start()
         self.words[ring.PAUSED] = 0
         self.pool.nudge(self.address)

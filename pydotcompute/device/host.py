@@ -22,7 +22,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import BackendUnavailableError, StepError
+from ..exceptions import BackendUnavailableError, StepError, UnifiedBufferError
 from ..messages.record import Layout
 from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Program
 from ..telemetry import COUNTERS
@@ -172,6 +172,10 @@ class Pool:
         self._renewed.set()
         self._renewal = self._loop.call_later(LEASE / 3, self._renew)
 
+    def tell_soon(self, notify: Callable[[int], None], event: int) -> None:
+        """`notify` in the next pass of the event loop."""
+        self._loop.call_soon(notify, event)
+
     def _on_events(self) -> None:
         pairs = self._pairs
         for i in range(self.native.collect(self.address, self._host_fds[0], address(pairs))):
@@ -254,6 +258,7 @@ class RingExecutor:
         self._row = np.frombuffer(row, np.int64)
         self._sources = block(8 * MAX_SOURCES)
         self._target: RingExecutor | None = None
+        self._failure: BaseException | None = None
         self._closed = False
         self.words = words = block(8 * ring.KERNEL_WORDS)
         self.address = address(words)
@@ -387,6 +392,26 @@ class RingExecutor:
     @property
     def resting(self) -> bool:
         raise NotImplementedError
+
+    def _lent(self, holder: Callable[[], str | None], device: int | None) -> list[int]:
+        """Where the step finds its buffers on that GPU, or on the CPU (None).
+
+        Raises:
+            UnifiedBufferError: one of them cannot be used now.
+        """
+        definition, addresses = self.program.definition, []
+        for name, buffer in definition.buffers.items():
+            try:
+                addresses.append(buffer._lend(holder, device))
+            except UnifiedBufferError as error:
+                raise UnifiedBufferError(f"buffer {name!r} of {definition.kernel_id!r}: {error}") from error
+        return addresses
+
+    def _end_with(self, failure: BaseException) -> None:
+        """It cannot go on, although its step has not failed."""
+        self._failure = failure
+        self.words[ring.PAUSED], self.words[ring.FAILED] = 1, ring.TOLD
+        self.pool.tell_soon(self.notify, Event.FAILURE)
 
     def refusal(self, program: Program) -> str | None:
         return None

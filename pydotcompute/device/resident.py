@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pydotcompute.device.bridge import (
     ASKED,
     BASE,
+    BEGAN,
     CELL_WORDS,
     CELLS,
     CODE,
@@ -30,6 +31,7 @@ from pydotcompute.device.bridge import (
     FED,
     FED_MASK,
     FED_NEXT,
+    FED_NOW,
     FROM_HOST,
     FROM_KERNEL,
     GONE,
@@ -37,14 +39,17 @@ from pydotcompute.device.bridge import (
     HEAD,
     HEAD_OF_SLOT,
     HEAD_OF_UP,
+    HOST_TAIL,
     INSTANCE,
     IS_FED,
     KIND,
     LEASE,
     LEASE_NS,
+    LEASE_SEEN,
     LEAVE,
     LEFT,
     LIMIT_SEEN,
+    LOOKED,
     NEXT_FED,
     NEXT_STAGED,
     NOTHING,
@@ -58,6 +63,7 @@ from pydotcompute.device.bridge import (
     QUEUE_TAIL,
     QUEUED,
     QUEUES,
+    RENEWED,
     REPLIED,
     REPLIES,
     ROOM,
@@ -76,6 +82,7 @@ from pydotcompute.device.bridge import (
     UP_COUNT,
     UP_MASK,
     UP_TAIL,
+    WAS_FED,
     WAS_PUSHED,
     WINDOW_MASK,
     WORKERS,
@@ -304,14 +311,15 @@ def fed_messages(desk: int) -> int:
 
 
 @inside
-def deliver(desk: int, tail: int, is_fed: int, was_fed: int) -> int:
-    """Begin to hand messages out: those of the host, which go up to `tail`, or those of other kernels, in turn."""
+def deliver(desk: int) -> int:
+    """Begin to hand messages out: those of the host or those of other kernels, in turn."""
     base, mask = look(desk, NEXT_STAGED), look(desk, WINDOW_MASK)
-    count, kind = min(tail - base, 4 * thread_count(), mask + 1 - (base & mask)), FROM_HOST
-    if is_fed and (was_fed == 0 or count <= 0):
+    count, kind = min(look(desk, HOST_TAIL) - base, 4 * thread_count(), mask + 1 - (base & mask)), FROM_HOST
+    if look(desk, FED_NOW) and (look(desk, WAS_FED) == 0 or count <= 0):
         fed = fed_messages(desk)
         if fed > 0:
             base, count, kind = look(desk, NEXT_FED), fed, FROM_KERNEL
+    note(desk, WAS_FED, 1 - look(desk, WAS_FED))
     if count <= 0:
         return NOTHING
     note(desk, NEXT_STAGED if kind == FROM_HOST else NEXT_FED, base + count)
@@ -322,11 +330,12 @@ def deliver(desk: int, tail: int, is_fed: int, was_fed: int) -> int:
 
 
 @inside
-def sit_down(kernel: int, desk: int, cell: int) -> None:
+def sit_down(kernel: int, desk: int, me: int) -> None:
     """Lay what the block needs on its desk. By all its threads."""
     for i in range(thread_index(), SETTINGS, thread_count()):
         note(desk, i, get(kernel, i))
     if thread_index() == 0:
+        cell = get(kernel, CELLS) + me * (8 * CELL_WORDS)
         note(desk, HEAD, get(cell, CURSOR))
         note(desk, TAIL_SEEN, get(cell, CURSOR))
         note(desk, LIMIT_SEEN, 0)
@@ -334,13 +343,21 @@ def sit_down(kernel: int, desk: int, cell: int) -> None:
         note(desk, NEXT_FED, get(kernel, FED_NEXT))
         note(desk, UP_COUNT, get(kernel, UP_TAIL))
         note(desk, OUT_COUNT, get(kernel, OUT_TAKEN))
+        note(desk, HOST_TAIL, 0)
+        note(desk, FED_NOW, 0)
+        note(desk, WAS_FED, 0)
+        note(desk, LEASE_SEEN, load_sys(get(kernel, CONTROL), LEASE))
+        now = now_ns()
+        note(desk, BEGAN, now)
+        note(desk, RENEWED, now)
+        note(desk, LOOKED, now)
     sync()
 
 
 @inside
-def stand_up(kernel: int, desk: int, cell: int, me: int) -> None:
+def stand_up(kernel: int, desk: int, me: int) -> None:
     """Keep what the next launch is to know. By the first thread."""
-    put(cell, CURSOR, look(desk, HEAD))
+    put(look(desk, CELLS) + me * (8 * CELL_WORDS), CURSOR, look(desk, HEAD))
     if me == 0:
         put(kernel, STAGED, look(desk, NEXT_STAGED))
         put(kernel, FED_NEXT, look(desk, NEXT_FED))
@@ -350,67 +367,75 @@ def stand_up(kernel: int, desk: int, cell: int, me: int) -> None:
 
 
 @inside
+def look_up(kernel: int, desk: int, turn: int, now: int) -> int:
+    """See what the host wants: LEAVE, or NOTHING. By the porter's first thread."""
+    control = look(desk, CONTROL)
+    # One after the other and none used before the last: each takes as long as all of them.
+    lease, stop, is_fed = load_sys(control, LEASE), load_sys(control, STOP), load_sys(control, IS_FED)
+    order, tail = load_gpu(kernel, ORDER), acquire_sys(control, DOWN_TAIL)
+    if lease != look(desk, LEASE_SEEN):
+        note(desk, LEASE_SEEN, lease)
+        note(desk, RENEWED, now)
+    note(desk, FED_NOW, is_fed)
+    note(desk, HOST_TAIL, tail)
+    over = now - look(desk, BEGAN) > look(desk, QUANTUM_NS) or now - look(desk, RENEWED) > look(desk, LEASE_NS)
+    if stop or over or order == turn:
+        release_gpu(kernel, ORDER, turn)
+        return LEAVE
+    return NOTHING
+
+
+@inside
+def decide(kernel: int, desk: int, turn: int, me: int, idle: int, now: int) -> int:
+    """What the block does next, which has found nothing to do `idle` times. By the first thread."""
+    command, workers = NOTHING, look(desk, WORKERS)
+    if me == 0:
+        is_idle = idle > 0 and (look(desk, FED_NOW) == 0 or idle % POLL_EVERY == 1)
+        if is_idle or now - look(desk, LOOKED) > LOOK_NS:
+            note(desk, LOOKED, now)
+            command = look_up(kernel, desk, turn, now)
+    elif load_gpu(kernel, ORDER) == turn or now - look(desk, BEGAN) > 2 * look(desk, QUANTUM_NS):
+        command = LEAVE  # the porter said so; or it has not got a place on the device
+    if command == NOTHING and (me != 0 or workers == 1):
+        command = pick(desk, look(desk, CELLS) + me * (8 * CELL_WORDS), me if workers == 1 else me - 1)
+    if command == NOTHING and me == 0:
+        command = deliver(desk)
+    return command
+
+
+@inside
 def resident(kernel: int, turn: int, me: int) -> None:
     """What the block `me` does from launch number `turn` until it is to leave."""
     first, threads = thread_index(), thread_count()
-    cell = get(kernel, CELLS) + me * (8 * CELL_WORDS)
-    desk = desk_at(cell + 8 * DESK)
-    sit_down(kernel, desk, cell)
-    control, workers = look(desk, CONTROL), look(desk, WORKERS)
-    owner = me if workers == 1 else me - 1
-    began = now_ns()
-    renewed = looked = began
-    lease, is_fed, was_fed, idle, tail = load_sys(control, LEASE), 0, 0, 0, 0
-    command = NOTHING
+    desk = desk_at(get(kernel, CELLS) + me * (8 * CELL_WORDS) + 8 * DESK)
+    sit_down(kernel, desk, me)
+    idle, command = 1, NOTHING
     while command != LEAVE:
         now = now_ns()
         if first == 0:
-            command = NOTHING
-            if me != 0 and (load_gpu(kernel, ORDER) == turn or now - began > 2 * look(desk, QUANTUM_NS)):
-                command = LEAVE  # the porter said so; or it has not got a place on the device
-            elif owner >= 0 and (me != 0 or now - looked < LOOK_NS):
-                command = pick(desk, cell, owner)
-            if command == NOTHING and me == 0:
-                if is_fed == 0 or idle % POLL_EVERY == POLL_EVERY - 1 or now - looked >= LOOK_NS:
-                    looked = now
-                    # One after the other and none used before the last: each takes as long as all of them.
-                    current, stop = load_sys(control, LEASE), load_sys(control, STOP)
-                    is_fed, order = load_sys(control, IS_FED), load_gpu(kernel, ORDER)
-                    tail = acquire_sys(control, DOWN_TAIL)
-                    if current != lease:
-                        lease, renewed = current, now
-                    over = now - began > look(desk, QUANTUM_NS) or now - renewed > look(desk, LEASE_NS)
-                    if stop or over or order == turn:
-                        command = LEAVE
-                        release_gpu(kernel, ORDER, turn)
-                if command == NOTHING:
-                    command = deliver(desk, tail, is_fed, was_fed)
-                    was_fed = 1 - was_fed
+            command = decide(kernel, desk, turn, me, idle, now)
             note(desk, COMMAND, command)
-            if command != NOTHING:
-                idle = 0
-            else:
-                idle += 1
-                if idle > NAP_AFTER:
-                    nap(min((idle - NAP_AFTER) * LEAST_NAP, MOST_NAP))
+            idle = idle + 1 if command == NOTHING else 0
+            if idle > NAP_AFTER:
+                nap(min((idle - NAP_AFTER) * LEAST_NAP, MOST_NAP))
         sync()
         command = look(desk, COMMAND)
         if command == DELIVER:
-            base, count, kind = look(desk, BASE), look(desk, COUNT), look(desk, KIND)
-            if kind == FROM_HOST:
-                at = (base & look(desk, WINDOW_MASK)) * SLOT
+            if look(desk, KIND) == FROM_HOST:
+                at = (look(desk, BASE) & look(desk, WINDOW_MASK)) * SLOT
                 source, goal = look(desk, DOWN) + at, look(desk, STAGE) + at
-                for i in range(first, count * (SLOT // 64), threads):
+                for i in range(first, look(desk, COUNT) * (SLOT // 64), threads):
                     copy_line(goal + 64 * i, source + 64 * i)
                 sync()
-            route(desk, base, count, kind)
+            route(desk, look(desk, BASE), look(desk, COUNT), look(desk, KIND))
         elif command == HANDLE and handle(kernel, desk, me, now) < 0:
             if first == 0:
                 release_gpu(kernel, ORDER, turn)
             command = LEAVE
         sync()
     if first == 0:
-        stand_up(kernel, desk, cell, me)
+        stand_up(kernel, desk, me)
+        workers = look(desk, WORKERS)
         blocks = workers if workers == 1 else workers + 1
         if (fetch_add_gpu(kernel, LEFT, 1) + 1) % blocks == 0:
-            release_sys(control, GONE, turn)
+            release_sys(look(desk, CONTROL), GONE, turn)

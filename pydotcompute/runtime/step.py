@@ -85,7 +85,7 @@ class StepDefinition(RingKernelDefinition):
         self.backend = backend
         """The name that was asked for; `backend_name` is the one that it came to be."""
 
-        (mine, state_hint), (msg, taken), (out, sent), *others = _parameters(body, name, set(self.buffers), scope)
+        (mine, state_hint), (msg, taken), (out, sent), *others = _parameters(body, name, list(self.buffers), scope)
         self.buffers = {parameter: self.buffers[parameter] for parameter, _ in others}
         self.message_type: type = _message_class(
             input_type or taken, name, msg, "the messages that it takes", "input_type"
@@ -186,7 +186,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _parameters(
-    body: Callable[..., Any], name: str, buffers: set[str], scope: dict[str, Any] | None
+    body: Callable[..., Any], name: str, buffers: list[str], scope: dict[str, Any] | None
 ) -> list[tuple[str, Any]]:
     """The parameters, and what the first three are annotated with: a class, or None where nothing is written."""
     try:
@@ -194,7 +194,7 @@ def _parameters(
     except NameError as error:  # annotations are evaluated late from Python 3.14 on
         raise unreadable(name, error) from error
     usual = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty]
-    if len(parameters) < 3 or len(usual) < len(parameters) or {p.name for p in parameters[3:]} != buffers:
+    if len(parameters) < 3 or len(usual) < len(parameters) or {p.name for p in parameters[3:]} != set(buffers):
         wanted = ", ".join(["state", "msg", "out", *buffers])
         raise DefinitionError(
             f"the step of {name!r} must be `def {body.__name__}({wanted})`: three parameters, then one for each buffer "

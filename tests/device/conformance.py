@@ -10,6 +10,7 @@ A backend runs it by a class of its own in a test module::
 """
 
 import asyncio
+import gc
 import inspect
 import logging
 import random
@@ -1219,6 +1220,26 @@ class Conformance:
         assert await kernel.ask(Sample(3, 1.0)) == Sample(3, 13.0)
         await kernel.terminate()
         assert uses.host.tolist() == [0, 0, 2, 1]
+
+    async def test_a_buffer_that_was_closed(self, runtime, start):
+        """A kernel that runs has its memory still; one that is to go on with it fails, and says why."""
+        weights, uses = UnifiedBuffer.from_array(np.ones((4, 2))), UnifiedBuffer(4, np.int64)
+        kernel = await start(steps.weigh, buffers={"weights": weights, "uses": uses})
+        if self.shares_memory:
+            weights.close()
+            del weights
+            gc.collect()
+            assert await kernel.ask(Sample(2, 10.0)) == Sample(2, 11.0)
+        if self.in_the_loop:
+            return  # it has arrays of them
+        await kernel.deactivate()
+        uses.close()
+        await kernel.reactivate()
+        with pytest.raises(KernelFailedError, match="weigh") as caught:
+            await kernel.ask(Sample(2, 10.0), 10)
+        for word in ("uses" if not self.shares_memory else "weights", "closed"):
+            assert word in str(caught.value.__cause__)
+        assert await runtime.wait_ended("weigh", timeout=10) is KernelState.FAILED
 
     # -- hot swap --------------------------------------------------------------------------------------------------
 
