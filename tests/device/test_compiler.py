@@ -596,3 +596,47 @@ def test_a_step_is_checked_before_it_is_compiled(directory, tmp_path):
     step = step_of("out.mean = np.sqrt(msg.value)", tmp_path / "steps.py")
     with pytest.raises(StepError, match=r"math\.sqrt"):
         compiled(Definition(step), SOURCE, {})
+
+
+@needs_numba
+def test_a_step_that_is_kept_is_found_when_its_module_has_another_name(tmp_path):
+    source = """
+import numpy as np
+from pydotcompute import message, ring_kernel
+
+@message
+class Number:
+    n: np.int64
+
+def twice(n):
+    return 2 * n
+
+@ring_kernel(kernel_id="double", backend="cpu")
+def double(state: None, msg: Number, out: Number) -> bool:
+    out.n = twice(msg.n)
+    return True
+"""
+    script = """
+import asyncio, importlib, sys
+module = importlib.import_module(sys.argv[1])
+from pydotcompute import RingKernelRuntime
+
+async def main():
+    async with RingKernelRuntime() as runtime:
+        await (await runtime.launch("double")).activate()
+        print((await runtime.ask("double", module.Number(4), 20)).n)
+
+asyncio.run(main())
+"""
+    path = os.pathsep.join((str(tmp_path), str(Path(__file__).parents[2])))
+    environment = {**os.environ, "PYTHONPATH": path, "PYDOTCOMPUTE_CACHE_DIR": str(tmp_path / "cache")}
+    kept = []
+    for name in ("kernels_of_mine", "renamed"):
+        (tmp_path / f"{name}.py").write_text(source)
+        ran = subprocess.run(
+            [sys.executable, "-c", script, name], capture_output=True, env=environment, text=True, timeout=120
+        )
+        assert (ran.stdout, ran.stderr) == ("8\n", "")
+        (tmp_path / f"{name}.py").unlink()
+        kept.append(len(list((tmp_path / "cache" / "steps").iterdir())))
+    assert kept[0] == kept[1]
