@@ -93,3 +93,5 @@ BRIDGE_WORDS = 3 * LINE
 DONE = -1
 """In place of the ticket of a message that was handled."""
 NO_ENTRY = -1
+ENDED = -1
+"""In place of an error of CUDA: the launch is over, and the loop has not left."""

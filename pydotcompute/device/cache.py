@@ -237,6 +237,7 @@ def _kept(entry: Path, name: str, source: str, namespace: Mapping[str, Any]) -> 
         try:
             return _run(name, source, namespace, entry)
         except Exception:
+            # Whatever keeps it from being loaded here, it can be compiled anew.
             log.warning("a compiled step in %s cannot be used", entry, exc_info=True)
     with _draft(entry) as draft:
         file = draft / _SOURCE

@@ -238,8 +238,8 @@ class CudaPool(host.Pool):
 
     def _sweep(self) -> None:
         # A kernel may still hand replies over to one that has ended: where its step does not come back in time.
-        targets = [executor.target for executor in self.kernels()]
-        left = [one for one in self._leaving if (one.has_left or not self._threads) and one not in targets]
+        targets = [executor.target for executor in self.kernels() if not executor.has_left]
+        left = [one for one in self._leaving if not self._threads or (one.has_left and one not in targets)]
         for executor in left:
             self._leaving.remove(executor)
             self.leave(int(executor.words[ring.INDEX]))
@@ -292,6 +292,7 @@ class CudaExecutor(host.RingExecutor):
     def __init__(self, pool: CudaPool, program: CudaProgram, row: memoryview, notify: Callable[[int], None]) -> None:
         super().__init__(pool, program, row, notify)
         self._device = device = pool.device
+        self._is_free = False
         definition = program.definition
         function, initial = program.function(device), definition.initial()
         self._blocks, self._hands, self.share = self._granted(function)
@@ -478,8 +479,8 @@ class CudaExecutor(host.RingExecutor):
 
     @property
     def _is_broken(self) -> bool:
-        """Whether the device has reported an error: what is there is lost."""
-        return bool(self._bridge[bridge.BRIDGE_FAULT])
+        """Whether what is on the device is lost: it has reported an error, or the memory was given back."""
+        return self._is_free or bool(self._bridge[bridge.BRIDGE_FAULT])
 
     def states(self) -> NDArray[np.void]:
         if self.program.state is None:
@@ -549,7 +550,9 @@ class CudaExecutor(host.RingExecutor):
 
     def _fault(self) -> DeviceError:
         code = int(self._bridge[bridge.BRIDGE_FAULT])
-        what = "the launch ended by itself" if code == ENDED else self._device.error_text(code)
+        if not code:
+            return DeviceError(f"the memory of {self.program.definition.kernel_id!r} on the GPU was given back")
+        what = "the launch ended by itself" if code == bridge.ENDED else self._device.error_text(code)
         return DeviceError(
             f"GPU {self._device.index} reports an error while {self.program.definition.kernel_id!r} ran there: {what}. "
             "A step that writes outside of an array is the usual reason: boundscheck=True says which. CUDA does not "
@@ -558,6 +561,8 @@ class CudaExecutor(host.RingExecutor):
         )
 
     def close(self) -> None:
+        if self._closed:  # with the engine, before its runtime
+            return
         self._shut()
         self.words[ring.PAUSED] = 1
         self._bridge[bridge.BRIDGE_CLOSING] = 1
@@ -571,6 +576,7 @@ class CudaExecutor(host.RingExecutor):
 
     def free(self) -> None:
         """Give the memory back; only when the poller knows it no longer."""
+        self._is_free = True
         with suppress(DeviceError):  # where CUDA does not work any more
             self._device.free(self._memory, self._stream)
             self._device.end_stream(self._stream)
@@ -582,7 +588,6 @@ WARP = 32
 HANDS = 128
 """Threads that copy messages for several blocks, where there is room for blocks of so many: memory of the host is far
 away, and each thread waits for a line of it."""
-ENDED = -1
 
 
 def _multiple(size: int, of: int) -> int:

@@ -67,6 +67,7 @@ from pydotcompute.device.bridge import (
     BRIDGE_Y,
     DONE,
     DOWN_TAIL,
+    ENDED,
     FED_LIMIT,
     FROM_HOST,
     GONE,
@@ -138,8 +139,6 @@ _inside = njit(nogil=True)
 
 NOT_READY = 600
 """What CUDA says of a stream that is at work (`CUDA_ERROR_NOT_READY`)."""
-ENDED = -1
-"""In place of an error of CUDA: the launch is over, and the loop has not left."""
 BEAT = 50_000_000
 """Nanoseconds between two renewals of the lease, and two looks whether the device is well."""
 AWAKE = 2_000_000

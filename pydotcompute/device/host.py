@@ -13,6 +13,7 @@ import math
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
@@ -239,7 +240,7 @@ def _close_all(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-class RingExecutor:
+class RingExecutor(ABC):
     """One ring kernel: its rings and its words. Where its states lie and what runs its step is the backend's."""
 
     program: RingProgram
@@ -390,8 +391,9 @@ class RingExecutor:
     # -- life ----------------------------------------------------------------------------------------------------------
 
     @property
+    @abstractmethod
     def resting(self) -> bool:
-        raise NotImplementedError
+        """As `Executor.resting`."""
 
     def _lent(self, holder: Callable[[], str | None], device: int | None) -> list[int]:
         """Where the step finds its buffers on that GPU, or on the CPU (None).
@@ -416,9 +418,9 @@ class RingExecutor:
     def refusal(self, program: Program) -> str | None:
         return None
 
+    @abstractmethod
     def _instance_state(self, instance: int) -> NDArray[np.void]:
         """A copy of the state of an instance, shape (1,)."""
-        raise NotImplementedError
 
     def _queued(self, head: int) -> Iterator[tuple[int, Any, int]]:
         """The messages in the ring from position `head` on: position, message, ticket."""

@@ -82,8 +82,6 @@ load_sys = _loader("ld.relaxed.sys.global")
 """``load_sys(base, i)``: the word, now, as the host may have left it; says nothing about other memory."""
 acquire_sys = _loader("ld.acquire.sys.global")
 """``acquire_sys(base, i)``: the word; what the host wrote before it released that can be read after it."""
-store_sys = _storer("st.relaxed.sys.global")
-"""``store_sys(base, i, value)``."""
 release_sys = _storer("st.release.sys.global")
 """``release_sys(base, i, value)``: the host, when it acquires the value, sees all that was written before."""
 load_gpu = _loader("ld.relaxed.gpu.global")
@@ -156,22 +154,6 @@ fetch_add_gpu = _adder("atom.acq_rel.gpu.global")
 """``fetch_add_gpu(base, i, value)``: add, and the word as it was; acquires and releases."""
 count_gpu = _adder("atom.relaxed.gpu.global")
 """``count_gpu(base, i, value)``: the same of a number that says nothing about other memory."""
-
-
-@intrinsic
-def swap_if_gpu(typingctx: Any, base: Any, i: Any, expected: Any, value: Any) -> Any:
-    """``swap_if_gpu(base, i, expected, value)``: store the value if the word is as expected; whether it was.
-
-    Acquires and releases.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        base, i, expected, value = _integers(context, builder, signature, args)
-        text = "atom.acq_rel.gpu.global.cas.b64 $0, [$1], $2, $3;"
-        found = _asm(builder, I64, text, "=l,l,l,l", _word(builder, base, i), expected, value)
-        return builder.icmp_signed("==", found, expected)
-
-    return types.boolean(base, i, expected, value), codegen
 
 
 @intrinsic

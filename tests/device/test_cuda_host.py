@@ -571,11 +571,18 @@ async def lasting(kernel, seconds):
 
 
 async def in_hand(kernel, eventually):
-    """Until the device has all messages that were sent."""
+    """Until the device has all messages that were sent, and its only block a message in hand."""
     from pydotcompute.device import bridge, ring
 
-    inbox = kernel._executor._inbox.words
-    await eventually(lambda: kernel._executor._bridge[bridge.BRIDGE_SENT] == inbox[ring.TAIL])
+    executor = kernel._executor
+    inbox = executor._inbox.words
+
+    def is_in_hand():
+        cells = executor._device.read(executor._seat + 8 * bridge.CELLS, 8, executor._stream).view(np.int64)[0]
+        command = executor._device.read(int(cells) + 8 * (bridge.DESK + bridge.COMMAND), 8, executor._stream)
+        return executor._bridge[bridge.BRIDGE_SENT] == inbox[ring.TAIL] and command.view(np.int64)[0] == bridge.HANDLE
+
+    await eventually(is_in_hand)
 
 
 @pytest.mark.may_block
@@ -775,3 +782,20 @@ async def test_every_message_is_accounted_for(runtime, start, cuda, monkeypatch,
     }
     assert runtime.dead_letters.total == 0
     assert all(runtime[name].statistics().queue_depth == 0 for name in runtime.statistics().kernels)
+
+
+@pytest.mark.may_block
+@pytest.mark.parametrize("activate", [True, False])
+async def test_kernels_in_a_circle_end_at_once_with_their_runtime(runtime, start, gpu, on_loop, caplog, activate):
+    """As at the end of the process, where nobody disconnects them."""
+    for name in ("ping", "pong"):
+        await start(steps.increment, name, activate=activate)
+    await runtime.connect("ping", "pong")
+    await runtime.connect("pong", "ping")
+
+    async def close():
+        runtime._close_engines()
+
+    await on_loop(close)
+    assert gpu.is_empty
+    assert "does not come back" not in caplog.text

@@ -37,7 +37,6 @@ def ptx_of():
 WORDS = {
     "put(kernel, 1, load_sys(kernel, 0))": "ld.relaxed.sys.global.b64",
     "put(kernel, 1, acquire_sys(kernel, 0))": "ld.acquire.sys.global.b64",
-    "store_sys(kernel, 0, turn)": "st.relaxed.sys.global.b64",
     "release_sys(kernel, 0, turn)": "st.release.sys.global.b64",
     "put(kernel, 1, load_gpu(kernel, 0))": "ld.relaxed.gpu.global.b64",
     "put(kernel, 1, acquire_gpu(kernel, 0))": "ld.acquire.gpu.global.b64",
@@ -45,7 +44,6 @@ WORDS = {
     "release_gpu(kernel, 0, turn)": "st.release.gpu.global.b64",
     "put(kernel, 1, get(kernel, 0))": "ld.global.b64",
     "put(kernel, 1, fetch_add_gpu(kernel, 0, turn))": "atom.acq_rel.gpu.global.add.u64",
-    "put(kernel, 1, swap_if_gpu(kernel, 0, 1, turn))": "atom.acq_rel.gpu.global.cas.b64",
     "fence_gpu()": "fence.acq_rel.gpu",
     "put(kernel, 1, now_ns())": "mov.u64 %rd1, %globaltimer",
     "put(kernel, 1, warp_peers(turn))": "match.any.sync.b64",
