@@ -2,7 +2,7 @@
 
 from .compiled import CompiledKernel, InstanceHandle
 from .context import KernelContext
-from .dead_letters import DeadLetter, DeadLetters
+from .dead_letters import DeadLetter, DeadLetters, Kind
 from .kernel import RingKernel, RingKernelDefinition, define, definition_of, definitions, ring_kernel
 from .lifecycle import TRANSITIONS, KernelState
 from .runtime import RingKernelRuntime, SyncRuntime
@@ -16,6 +16,7 @@ __all__ = [
     "InstanceHandle",
     "KernelContext",
     "KernelState",
+    "Kind",
     "RingKernel",
     "RingKernelDefinition",
     "RingKernelRuntime",

@@ -6,7 +6,13 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, Literal, get_args, overload
+
+Kind = Literal["dropped", "unhandled", "failed", "late", "unread", "undeliverable", "discarded"]
+"""What has become of it: `dropped` by back-pressure; `unhandled`: the kernel ended before it; `failed`: the body raised,
+was killed or cancelled with it in hand; `late`: a reply whose ask had ended; `unread`: a reply that nobody took;
+`undeliverable`: nobody was there for it, or a connected kernel refused it; `discarded` by hand."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,11 @@ class DeadLetter:
     """What the body raised while it had the message in hand."""
     time: float = field(default_factory=time.time)
     """Seconds since the epoch."""
+    kind: Kind = field(default="unhandled", kw_only=True)
+    is_reply: bool = field(default=False, kw_only=True)
+    """Whether the kernel has sent it; else it was sent to the kernel."""
+    instance: int | None = field(default=None, kw_only=True)
+    """The instance of a compiled ring kernel that it was for; None: its key says which, or there is but one."""
 
 
 class DeadLetters(Sequence[DeadLetter]):
