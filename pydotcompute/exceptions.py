@@ -14,7 +14,8 @@
     │   ├── KernelNotFoundError (LookupError)  no ring kernel of that id
     │   ├── InstanceError (LookupError)        no such instance, or none named where there are several
     │   ├── KernelStateError                   not possible in the kernel's present state
-    │   └── KernelFailedError                  the kernel's body raised; `__cause__` is what it raised
+    │   ├── KernelFailedError                  the kernel's body raised; `__cause__` is what it raised
+    │   └── KernelKilledError                  what a body fails with that was killed
     ├── QueueError
     │   ├── QueueFullError                     the mailbox is full and its strategy refuses or drops
     │   └── QueueTimeoutError (TimeoutError)   nothing came, or no room, within the time allowed
@@ -22,6 +23,7 @@
     │   ├── MessageTypeError (TypeError)       not the type that the kernel takes or sends
     │   ├── MessageEncodeError (TypeError)     a value that has no encoding
     │   ├── MessageDecodeError (ValueError)    bytes that are not a message
+    │   ├── MessageDiscardedError              somebody took the message out of the mailbox before it was handled
     │   └── PriorityError (ValueError)         a priority outside 0 to 255
     ├── UnifiedBufferError (ValueError)        a buffer that cannot be, or cannot be used now
     └── PoolLimitError (MemoryError)           a buffer would take a memory pool above its limit
@@ -44,12 +46,14 @@ __all__ = [
     "InstanceError",
     "KernelError",
     "KernelFailedError",
+    "KernelKilledError",
     "KernelNotFoundError",
     "KernelRedefinedWarning",
     "KernelStateError",
     "KernelStopped",
     "LoopError",
     "MessageDecodeError",
+    "MessageDiscardedError",
     "MessageEncodeError",
     "MessageError",
     "MessageTypeError",
@@ -131,6 +135,10 @@ class KernelFailedError(KernelError):
     """The kernel's body raised; the original exception is `__cause__`."""
 
 
+class KernelKilledError(KernelError):
+    """What a body fails with that was killed: by `RingKernelRuntime.kill`, or together with its group."""
+
+
 class QueueError(PyDotComputeError):
     """Base of the errors about mailboxes."""
 
@@ -157,6 +165,10 @@ class MessageEncodeError(MessageError, TypeError):
 
 class MessageDecodeError(MessageError, ValueError):
     """Bytes that are not an encoded message of a registered type."""
+
+
+class MessageDiscardedError(MessageError):
+    """Somebody has taken the message out of the mailbox before it was handled."""
 
 
 class PriorityError(MessageError, ValueError):

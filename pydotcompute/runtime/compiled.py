@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from ..exceptions import DeviceError, InstanceError, KernelStateError
 from ..messages import DEFAULT_PRIORITY, checked_records, from_record
 from ..telemetry import COUNTERS
-from .executor import PENDING, REFUSED, Engine, Event, Executor
+from ..telemetry.observer import Delivery, Observer, delivery, on_behalf_of
+from .dead_letters import Kind
+from .executor import BY_KEY, PENDING, REFUSED, Engine, Event, Executor
 from .intake import Intake, Outbox
 from .kernel import CODES, RingKernel, RingKernelDefinition, log
 from .lifecycle import KernelState
 from .mailbox import Entry
 from .scheduler import Wait
 from .step import StepDefinition
+from .supervision import Restart
 
 if TYPE_CHECKING:
     from .runtime import RingKernelRuntime
@@ -42,6 +45,7 @@ class CompiledKernel(RingKernel):
         "_executor",
         "_failing",
         "_final",
+        "_flying",
         "_holds",
         "_passes",
         "_swapping",
@@ -59,6 +63,7 @@ class CompiledKernel(RingKernel):
         super().__init__(runtime, definition, kernel_id)
         self._asks: dict[int, Wait] = {}  # by ticket
         self._tickets = count(1)
+        self._flying: dict[int, Delivery] = {}  # what is in the ring and observed, or tried again, by ticket
         self._collecting = False
         self._passes = 0  # of the loop, without an answer
         self._holds = 1  # reasons for not running; the first is that nobody has activated it
@@ -182,7 +187,7 @@ class CompiledKernel(RingKernel):
         self._collecting = False
         if self._deliver():
             self._passes = 0
-        if self._asks:
+        if self._asks or self._flying:
             self._passes += 1
             self._collecting = True
             if self._passes <= self._executor.patience:
@@ -193,17 +198,47 @@ class CompiledKernel(RingKernel):
     def _deliver(self) -> int:
         """Hand the answers out that are there; how many."""
         answers = self._executor.answers()
+        if self._flying and answers:
+            self._out.take_all()  # replies to what came before
         for ticket, reply in answers:
-            self._reply(self._asks.pop(ticket), reply)
+            sink = self._asks.pop(ticket, None)
+            if (handled := self._flying.pop(ticket, None)) is not None:
+                self._tell_end(handled, reply)
+            if sink is not None:
+                self._reply(sink, reply)
+        if answers:
+            self._box.go_on()
         return len(answers)
+
+    def _tell_end(self, handled: Delivery, reply: Any) -> None:
+        """A message that went with a ticket has been handled."""
+        if reply is not None:
+            if self._observers:
+                self.seen("replied", handled, self.id, reply, handled if handled.is_ask else None)
+            if not handled.is_ask:
+                with on_behalf_of(handled):
+                    self._out.come_by_ticket(delivery((reply, 0, None), self.id))
+        if self._observers:
+            self.seen("ended", handled)
 
     def _reply(self, sink: Wait, reply: Any) -> None:
         if not sink.set(reply):
-            self.bury((reply, 0, None), "late reply: the ask had ended")
+            self.bury((reply, 0, None), "late reply: the ask had ended", "late")
 
-    def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
+    def bury(self, entry: Entry, reason: str, kind: Kind = "unhandled", exception: BaseException | None = None) -> None:
         if entry[0] is not None:  # None: the step sent no reply to an ask
-            super().bury(entry, reason, exception)
+            super().bury(entry, reason, kind, exception)
+
+    def _instance_of(self, mark: int) -> int | None:
+        return None if mark == BY_KEY or self.definition.instances == 1 else mark
+
+    def _observe(self, observers: tuple[Observer, ...]) -> None:
+        super()._observe(observers)
+        for link in self.runtime._links:
+            if self in (link.source, link.target):
+                task = self._scheduler.loop.create_task(link.rewire())
+                self.runtime._rewiring.add(task)
+                task.add_done_callback(self.runtime._rewiring.discard)
 
     def _pull_records(self, max_n: int) -> NDArray[np.void] | None:
         records = self._out.pull_records(max_n)
@@ -268,7 +303,7 @@ class CompiledKernel(RingKernel):
             await asyncio.sleep(pause)
             pause = min(2 * pause or 1e-5, 0.01)
 
-    def _start_body(self) -> None:
+    def _start_body(self, restart: Restart | None = None) -> None:
         self._hold(-1)
 
     def _check_successor(self, definition: RingKernelDefinition) -> None:
@@ -389,7 +424,8 @@ class CompiledKernel(RingKernel):
         box.peak = max(box.peak, depth)
         received = row[_PROCESSED] + depth + box.unhandled + self._unfinished
         pack_into("=7q", row, 0, CODES[self.state], self.version, box.capacity, depth, box.peak, len(out), received)
-        pack_into("=3q", row, _DROPPED_AT, box.dropped, self._dead_letters, self._errors)
+        counts = (box.dropped, self._dead_letters, self._errors, self.restarts, self._retried)
+        pack_into("=5q", row, _DROPPED_AT, *counts)
 
 
 _PROCESSED, _DROPPED_AT = COUNTERS.names.index("processed"), COUNTERS.fields["dropped"][1]  # type: ignore[union-attr, index]

@@ -9,6 +9,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from ..exceptions import KernelStateError, KernelStopped, QueueTimeoutError
+from ..telemetry.observer import Delivery, delivery, in_hand
 from .checks import checked_timeout
 from .lifecycle import KernelState
 from .mailbox import Entry
@@ -31,6 +32,7 @@ class KernelContext(Generic[In, Out]):
     __slots__ = (
         "_box",
         "_busy_ns",
+        "_delivery",
         "_handled",
         "_kernel",
         "_msg",
@@ -52,6 +54,7 @@ class KernelContext(Generic[In, Out]):
         self._wait = self._scheduler.wait()  # one is enough: a body waits for one message at a time
         self._msg: Any = None
         self._sink: Wait | None = None  # where the reply to the message in hand goes
+        self._delivery: Delivery | None = None  # the last one that was taken on the general way
         self._start = 0  # clock() when it was taken; 0 while there is none in hand
         self._busy_ns: int = former._busy_ns if former is not None else 0
         self._stops = 0  # how often receive() has said that the kernel stops
@@ -61,6 +64,12 @@ class KernelContext(Generic[In, Out]):
     def kernel_id(self) -> str:
         """The id of the kernel that this body serves."""
         return self._kernel.id
+
+    @property
+    def delivery(self) -> Delivery | None:
+        """The message in hand, if it came as a delivery: while somebody observes the kernel, or to be tried again."""
+        taken = self._delivery
+        return taken if taken is not None and taken[0] is self._msg else None
 
     @property
     def is_active(self) -> bool:
@@ -121,11 +130,19 @@ class KernelContext(Generic[In, Out]):
     async def _take(self, now: int, timeout: float | None, at_end: type[BaseException]) -> Entry:
         """The general way to the next entry: by priority, when the loop has had its turn, or after a wait."""
         kernel, box, scheduler = self._kernel, self._box, self._scheduler
+        if self._delivery is not None:
+            if kernel._observers:
+                if (handled := self.delivery) is not None:
+                    kernel.seen("ended", handled)
+                in_hand.set(None)
+            self._delivery = None
         while True:
             if box.ready and now < scheduler.slice_end:
                 return box.ready.popleft()
             if kernel._successor is not None:
                 await self._leave(KernelStopped(f"the body of {kernel.id!r} is replaced by a new version"))
+            if kernel._renewal is not None:
+                await self._leave(KernelStopped(f"the body of {kernel.id!r} is replaced by a new one"))
             if now >= scheduler.slice_end:
                 scheduler.over = True
                 if len(box) and not box.paused:  # a long drain: let the loop breathe
@@ -136,6 +153,13 @@ class KernelContext(Generic[In, Out]):
                     continue
             if (entry := box.pull()) is not None:
                 self.should_terminate = box.closed is not None and not len(box)
+                if kernel._observers:
+                    if type(entry) is not Delivery:  # it came before those who observe
+                        entry = delivery(entry, kernel.id)
+                    in_hand.set(entry)
+                    kernel.seen("started", entry)
+                if type(entry) is Delivery:
+                    self._delivery = entry
                 return entry
             if box.closed is not None:
                 self.should_terminate = True
@@ -199,9 +223,15 @@ class KernelContext(Generic[In, Out]):
         elif (sink := self._sink) is not None and sink.state <= AWAITED:
             self._sink = None
         kernel._replied += 1
+        if kernel._observers:
+            taken, answers = self.delivery, None
+            if sink is not None:
+                asked_by = kernel._asked_by
+                answers = taken if taken is not None and taken[2] is sink else asked_by and asked_by.pop(sink, None)
+            kernel.seen("replied", taken, kernel.id, reply, answers or None)
         if sink is not None:
             if not sink.set(reply):
-                kernel.bury((reply, 0, None), "late reply: the ask had ended")
+                kernel.bury((reply, 0, None), "late reply: the ask had ended", "late")
             return
         out = kernel._out
         plain = out.plain

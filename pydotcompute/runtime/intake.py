@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import InstanceError, MessageTypeError
 from ..messages import DEFAULT_PRIORITY, layout
+from ..telemetry.observer import Delivery, delivery
 from .executor import BY_KEY, NOTHING, Event
 from .kernel import PATIENCE
 from .mailbox import NO_ENTRIES, Entry, Mailbox
@@ -62,6 +63,7 @@ class Intake(Mailbox):
         "_scratch",
         "_unnamed",
         "_watching",
+        "is_held",
     )
 
     _kernel: CompiledKernel
@@ -70,6 +72,8 @@ class Intake(Mailbox):
         super().__init__(kernel, kernel._scheduler, definition.queue_size)
         self._kernel, self._executor = kernel, kernel._executor
         self._is_open = self._runs = False
+        self.is_held = False
+        """The pump waits until replies are taken, or answers come."""
         self._pumping = False  # the pump will come, by the loop or by an event that is armed
         self._watching = False  # a timer will look whether replies are unread
         self._rests: deque[Rest] = deque()
@@ -141,7 +145,7 @@ class Intake(Mailbox):
     @property
     def takes_rests(self) -> bool:
         """Whether the pump can put records into the ring as there is room; else they go by the mailbox, as messages."""
-        return self._runs and self.strategy == "block" and not self.closed
+        return self._runs and self.strategy == "block" and not (self.closed or self._is_watched)
 
     async def put_rest(self, records: NDArray[np.void], instance: int | None) -> None:
         """Wait until these records are in the ring."""
@@ -170,7 +174,7 @@ class Intake(Mailbox):
 
     def pump(self) -> None:
         """Put what waits in the mailbox into the ring, by priority, and let blocked senders in."""
-        self._pumping = True
+        self._pumping, self.is_held = True, False
         self._let_in()
         left = BATCH
         while left and self._runs and (top := self._top()) >= 0 and self._feed(top):
@@ -179,7 +183,7 @@ class Intake(Mailbox):
         if self._runs and not self._extra:
             self._put_rests()
         self._tune()
-        self._pumping = self._runs and self._is_waited_in
+        self._pumping = self._runs and self._is_waited_in and not self.is_held
         if self._pumping:
             loop = self._scheduler.loop
             if not left:
@@ -206,32 +210,61 @@ class Intake(Mailbox):
 
     def _feed(self, priority: int) -> bool:
         """Put the next message of this priority into the ring. False: there is no room."""
-        if self._is_exact and self._executor.depth >= self._batch:
+        if self._is_exact and self._executor.depth >= (1 if self.stops_before is not None else self._batch):
             return False
-        message, instance, sink = (self.plain if priority == DEFAULT_PRIORITY else self._levels[priority])[0]  # type: ignore[index]
-        ticket = 0
-        if sink is not None:
-            ticket = next(self._kernel._tickets)
-            self._kernel._asks[ticket] = sink
-        try:
-            if not self._executor.feed(message, instance, ticket):
-                self._kernel._asks.pop(ticket, None)
+        kernel, entry = self._kernel, self._level(priority)[0]
+        if self.stops_before is not None and self.stops_before(entry):
+            return False
+        message, instance, sink = entry
+        handled: Delivery | None = None
+        if self.observed or kernel._flying or (type(entry) is Delivery and entry.attempts):
+            # What goes with a ticket comes back to the host, and so do the replies that are to come behind it.
+            if sink is None and len(kernel._out) + len(kernel._flying) >= kernel._out.capacity:
+                self.is_held = True
                 return False
+            handled = entry if type(entry) is Delivery else delivery(entry, kernel.id)
+        ticket = next(kernel._tickets) if sink is not None or handled is not None else 0
+        if sink is not None:
+            kernel._asks[ticket] = sink
+        if handled is not None:
+            kernel._flying[ticket] = handled
+        try:
+            taken = self._executor.feed(message, instance, ticket)
         except MessageTypeError as error:  # it was changed after it was sent
-            self._kernel._asks.pop(ticket, None)
+            self._forget_ticket(ticket)
             self.unhandled += 1
-            self._kernel.bury(self._take(priority), str(error))
+            kernel.bury(self._take(priority), str(error), "failed", error)
             return True
+        if not taken:
+            self._forget_ticket(ticket)
+            return False
+        if handled is not None and kernel._observers:
+            kernel.seen("started", handled)
         self._take(priority)
         self._passed += priority == DEFAULT_PRIORITY
         if ticket:
-            self._kernel._look_for_answers()
+            kernel._look_for_answers()
         return True
+
+    def _forget_ticket(self, ticket: int) -> None:
+        self._kernel._asks.pop(ticket, None)
+        self._kernel._flying.pop(ticket, None)
+
+    def go_on(self) -> None:
+        """There may be room for replies again, or nothing in the ring that was observed."""
+        if self.is_held or not (self._is_open or self._is_watched):
+            self.is_held = False
+            self._tune()
+
+    @property
+    def _is_watched(self) -> bool:
+        """Whether every message goes by the mailbox."""
+        return self.observed or self.stops_before is not None or bool(self._kernel._flying)
 
     @property
     def _is_exact(self) -> bool:
         """Whether the ring holds one batch at most."""
-        return self._extra > 0 or self.strategy == "drop_oldest"
+        return self._extra > 0 or self.strategy == "drop_oldest" or self.stops_before is not None
 
     # -- control -------------------------------------------------------------------------------------------------------
 
@@ -249,7 +282,7 @@ class Intake(Mailbox):
         # No message is put into or taken from a compiled kernel's mailbox in the fast ways of others.
         self.room, self.ready = 0, NO_ENTRIES
         runs, waited_in = not (self.paused or self.halted), self._is_waited_in
-        is_open = runs and not (waited_in or self.closed) and self.strategy != "drop_oldest"
+        is_open = runs and not (waited_in or self.closed or self._is_watched) and self.strategy != "drop_oldest"
         if is_open is not self._is_open:
             self._is_open = is_open
             self._executor.open_gate(is_open)
@@ -259,7 +292,7 @@ class Intake(Mailbox):
                 self._executor.run()
             else:
                 self._executor.pause()
-        if waited_in and runs and not self._pumping:
+        if waited_in and runs and not self._pumping and not self.is_held:
             self._pumping = True
             self._scheduler.loop.call_soon(self.pump)
 
@@ -270,7 +303,7 @@ class Outbox(Mailbox):
     __slots__ = ("_executor", "_kernel", "_takes_all")
 
     def __init__(self, kernel: CompiledKernel, definition: StepDefinition) -> None:
-        super().__init__(kernel, kernel._scheduler, definition.queue_size)
+        super().__init__(kernel, kernel._scheduler, definition.queue_size, tells=False)
         self._kernel, self._executor = kernel, kernel._executor
         self._takes_all = False  # the runtime closes: nobody reads replies any more
 
@@ -283,6 +316,8 @@ class Outbox(Mailbox):
 
     def pull(self) -> Entry | None:
         entry = super().pull()
+        if self._kernel._box.is_held:
+            self._kernel._box.go_on()
         if entry is None and (reply := self._executor.take()) is not NOTHING:
             return (reply, 0, None)
         return entry
@@ -309,6 +344,11 @@ class Outbox(Mailbox):
             self.wake()
         if self._takes_all or self.getter is not None:
             self._kernel._arm(Event.REPLY)
+
+    def come_by_ticket(self, entry: Entry) -> None:
+        """A reply that came under a ticket. There is room: the pump has seen to that."""
+        self.plain.append(entry)
+        self.come()
 
     def take_all(self) -> None:
         """Make room in the executor."""

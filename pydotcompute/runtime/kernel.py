@@ -26,8 +26,10 @@ from ..exceptions import (
     DefinitionError,
     InstanceError,
     KernelFailedError,
+    KernelKilledError,
     KernelRedefinedWarning,
     KernelStateError,
+    MessageDiscardedError,
     MessageTypeError,
     PyDotComputeError,
     QueueFullError,
@@ -36,12 +38,26 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY, same_schema, to_records
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
+from ..telemetry.observer import Delivery, Observer, delivery
 from .checks import checked_id, is_count
 from .context import KernelContext
-from .dead_letters import DeadLetter
+from .dead_letters import DeadLetter, Kind
 from .lifecycle import KernelState, after
 from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox
 from .scheduler import AWAITED, SET, Wait, clock
+from .supervision import (
+    MAX_RESTARTS,
+    NEVER,
+    WINDOW,
+    Backoff,
+    Limit,
+    Policy,
+    Restart,
+    SupervisionGroup,
+    When,
+    policy_of,
+)
+from .supervision import PATIENCE as PATIENCE_TO_RESTART
 
 if TYPE_CHECKING:
     from .compiled import InstanceHandle
@@ -58,6 +74,9 @@ Body = Callable[[KernelContext[Any, Any]], Coroutine[Any, Any, Any]]
 
 class RingKernelDefinition:
     """What `@ring_kernel` makes of a function. Launch it by its `kernel_id`, or by itself; call it to test the body."""
+
+    policy: Policy = NEVER
+    """What happens when it fails."""
 
     def __init__(
         self,
@@ -229,6 +248,13 @@ _FOR_STEPS: dict[str, Any] = {
 
 def definition_of(body: Callable[..., Any], **options: Any) -> RingKernelDefinition:
     """What `ring_kernel` makes of a function with these options, not registered yet. Errors as there."""
+    policy = policy_of(str(options.get("kernel_id") or getattr(body, "__name__", body)), options)
+    definition = _plain_definition_of(body, options)
+    definition.policy = policy
+    return definition
+
+
+def _plain_definition_of(body: Callable[..., Any], options: dict[str, Any]) -> RingKernelDefinition:
     if inspect.isfunction(body) and not (inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)):
         from .step import StepDefinition  # which knows this module
 
@@ -252,6 +278,13 @@ def ring_kernel(
     queue_size: int = 1024,
     backpressure: Backpressure = "block",
     state: Any = None,
+    restart: When = "never",
+    max_restarts: int = MAX_RESTARTS,
+    window: float = WINDOW,
+    max_retries: int = 0,
+    backoff: float | Backoff | None = 0.1,
+    keep_state: bool = False,
+    on_restart: Callable[[Restart], Any] | None = None,
     backend: str = "auto",
     instances: int = 1,
     key: str | None = None,
@@ -269,6 +302,13 @@ def ring_kernel(
     queue_size: int = 1024,
     backpressure: Backpressure = "block",
     state: Any = None,
+    restart: When = "never",
+    max_restarts: int = MAX_RESTARTS,
+    window: float = WINDOW,
+    max_retries: int = 0,
+    backoff: float | Backoff | None = 0.1,
+    keep_state: bool = False,
+    on_restart: Callable[[Restart], Any] | None = None,
     backend: str = "auto",
     instances: int = 1,
     key: str | None = None,
@@ -299,6 +339,22 @@ def ring_kernel(
             ``"drop_newest"`` drops the new one. What is dropped becomes a dead letter.
         state: called without arguments to make ``ctx.state`` when it is first read. Of a step: a `Record` class, an
             instance of one, or a function that makes one for each instance.
+
+    These say what happens when the kernel fails, that is, when its body or step raises:
+
+    Args:
+        restart: ``"never"``: it is FAILED, and what is queued becomes dead letters. ``"on_failure"`` starts it again,
+            with what is queued; ``"always"`` also when its body returns, unless it was terminated.
+        max_restarts: how many restarts there may be within `window`; with the failure after these it is FAILED.
+        window: seconds.
+        max_retries: how often the message in hand at a failure is handed out again, ahead of the others of its
+            priority; then it is a dead letter. 0: each message is handled at most once, and completely or not at all
+            as far as the kernel goes. An ask stays pending meanwhile.
+        backoff: seconds before the second restart in the window, twice that before the third, and so on; the first
+            comes at once. A `Backoff` says more, None is no waiting.
+        keep_state: whether a restart keeps ``ctx.state``, or the state of a step; else it is made anew.
+        on_restart: called with a `Restart` before the new body begins, on the runtime's event loop; it may be an
+            ``async def``. If it raises, that is a failure of the kernel.
 
     These are for steps:
 
@@ -337,6 +393,13 @@ def ring_kernel(
             queue_size=queue_size,
             backpressure=backpressure,
             state=state,
+            restart=restart,
+            max_restarts=max_restarts,
+            window=window,
+            max_retries=max_retries,
+            backoff=backoff,
+            keep_state=keep_state,
+            on_restart=on_restart,
             backend=backend,
             instances=instances,
             key=key,
@@ -364,19 +427,29 @@ class RingKernel:
         "_aside",
         "_aside_limit",
         "_ask_now",
+        "_asked_by",
+        "_begun",
         "_box",
         "_ctx",
         "_dead_letters",
         "_errors",
+        "_gave_up",
+        "_group",
         "_handled",
         "_input_types",
+        "_killed",
+        "_limit",
         "_link",
         "_marker",
+        "_observers",
         "_out",
         "_output_types",
         "_place",
         "_put_now",
+        "_renewal",
         "_replied",
+        "_restarting",
+        "_retried",
         "_row",
         "_scheduler",
         "_stale",
@@ -391,6 +464,8 @@ class RingKernel:
         "exception",
         "history",
         "id",
+        "last_exception",
+        "restarts",
         "runtime",
         "state",
         "version",
@@ -402,16 +477,22 @@ class RingKernel:
         self.definition = definition
         self.version = 1
         self.exception: BaseException | None = None
-        """What the body raised; None while it has not failed."""
+        """What the body raised, if that has ended the kernel; None while it is not FAILED."""
+        self.last_exception: BaseException | None = None
+        """What the body raised last, also if the kernel was started again."""
+        self.restarts = 0
+        """How often it was started again, by its policy, its group or by hand."""
         self.state = KernelState.CREATED
         self.history: list[tuple[KernelState, float]] = [(KernelState.CREATED, time.time())]
         """Every state it has been in, with the time (seconds since the epoch) at which it came there; the last 100."""
         self._scheduler = runtime._scheduler_of_loop()
         self._box = Mailbox(self, self._scheduler, definition.queue_size, definition.backpressure)
-        self._out = Mailbox(self, self._scheduler, definition.queue_size)
+        self._out = Mailbox(self, self._scheduler, definition.queue_size, tells=False)
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
-        self._unfinished = self._replied = self._errors = self._dead_letters = 0
+        self._unfinished = self._replied = self._errors = self._dead_letters = self._retried = 0
+        self._observers: tuple[Observer, ...] = ()
+        self._asked_by: dict[Wait, Delivery] | None = None  # of the asks put aside while it was observed
         self._aside: dict[Any, list[Wait]] | None = (
             None  # asks whose message went out of hand unanswered, by message id
         )
@@ -423,6 +504,14 @@ class RingKernel:
         self._successor: RingKernelDefinition | None = None
         self._abandoned = False
         self._told = False  # that its replies are unread
+        # Of supervision:
+        self._begun = 0  # clock() when the present body began
+        self._killed: BaseException | None = None  # what the body is being cancelled for
+        self._renewal: bool | None = None  # a new body shall begin after the message in hand; True: it keeps the state
+        self._restarting: tuple[asyncio.TimerHandle, str] | None = None  # while it waits to be started again
+        self._limit: Limit | None = None
+        self._group: SupervisionGroup | None = None
+        self._gave_up = ""  # why it was not started again
         self._watchers: list[Wait] | None = None
         self._link: Link | None = None
         """Where its replies go instead of to `receive`."""
@@ -504,6 +593,14 @@ class RingKernel:
         """`RingKernelRuntime.terminate` this kernel."""
         await self.runtime.terminate(self.id, drain, timeout)
 
+    async def restart(self, *, keep_state: bool = False, timeout: float = 5.0) -> None:
+        """`RingKernelRuntime.restart` this kernel."""
+        await self.runtime.restart(self.id, keep_state=keep_state, timeout=timeout)
+
+    async def kill(self, error: BaseException | None = None) -> None:
+        """`RingKernelRuntime.kill` this kernel."""
+        await self.runtime.kill(self.id, error)
+
     @property
     def queue_depth(self) -> int:
         """Messages in the mailbox."""
@@ -524,6 +621,9 @@ class RingKernel:
         """What keeps it from going on, in words; empty when nothing does."""
         if self._out.blocked:
             return f"replies unread: {len(self._out)} in the outbox, take them with receive()"
+        if self._restarting is not None:
+            handle, what = self._restarting
+            return f"{what}, in {max(handle.when() - self._scheduler.loop.time(), 0):.1f} s"
         if self._successor is not None:
             return f"the message in hand, before version {self.version + 1} takes over"
         if self.state is KernelState.LAUNCHED:
@@ -584,6 +684,8 @@ class RingKernel:
 
     def _move(self, verb: str) -> None:
         self.state = after(verb, self.state, self.id)
+        if self._observers:
+            self.seen("changed", self.id, self.state.value)
         self.history.append((self.state, time.time()))
         del self.history[:-100]
         self._marker = None
@@ -617,7 +719,7 @@ class RingKernel:
     def _retire(self) -> None:
         """Another kernel takes its id and its row: keep counters of its own for who still holds the handle."""
         while (entry := self._out.pull()) is not None:
-            self.bury(entry, "the reply was unread when the kernel was launched again")
+            self.bury(entry, "the reply was unread when the kernel was launched again", "unread")
         self._row = memoryview(bytearray(self._row)).cast("q")
         self.runtime._table.release(self._place)
 
@@ -633,11 +735,15 @@ class RingKernel:
         """How many messages it has handled."""
         return sum(self._handled)
 
-    def _start_body(self) -> None:
+    def _start_body(self, restart: Restart | None = None) -> None:
         """Run the body of the present definition in a task of its own."""
         definition = self.definition
+        self._begun = clock()
         self._ctx = KernelContext(self, self._ctx)
+        self._ctx.should_terminate = self._box.closed is not None and not len(self._box)
         body = definition.body(self._ctx)
+        if restart is not None and (hook := definition.policy.on_restart) is not None:
+            body = _after(hook, restart, body)
         if definition.context is not None:
             context, body = definition.context.copy(), self._contained(body)
         else:
@@ -676,11 +782,57 @@ class RingKernel:
         self._successor = definition
         self._box.halt(True)
 
+    def _renew(self, keep_state: bool) -> None:
+        """Let a new body begin when the message in hand is done, or at the latest when its time for that is over."""
+        task = self._task
+        if task is None or self._renewal is not None or self.state is KernelState.TERMINATING:
+            return  # it has not begun, or waits to begin again, or is to end
+        self._renewal = keep_state
+
+        def hurry() -> None:
+            if self._task is task and not task.done():
+                self._kill(
+                    KernelKilledError(f"{self.id!r} was to begin again and did not come to the end of a message")
+                )
+
+        self._scheduler.loop.call_later(PATIENCE_TO_RESTART, hurry)
+        self._box.halt(True)
+
+    def _kill(self, error: BaseException) -> None:
+        """Let the body fail with this error where it stands."""
+        if self._task is None:
+            self._die(error)
+            return
+        self._killed, task = error, self._task
+        waits_for = task._fut_waiter  # type: ignore[attr-defined]
+
+        def again() -> None:
+            if task is self._task:
+                self._kill(error)
+
+        if isinstance(waits_for, Wait) and waits_for.state == SET:
+            # What it waited for has come, a reply or room for what it sends: that is not to be undone.
+            self._scheduler.loop.call_soon(again)
+        elif not task.done():
+            task.cancel()
+
+    def _die(self, error: BaseException) -> None:
+        """FAILED, without a body."""
+        if self._restarting is not None:
+            self._restarting[0].cancel()
+            self._restarting = None
+        self.exception = self.last_exception = error
+        self._errors += 1
+        self._move("raise")
+        self._finish(self._ctx)
+        self._report(error)
+
     def _adopt(self, definition: RingKernelDefinition) -> None:
         self.definition = definition
         self._successor = None
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._box.halt(False)
+        self._limit = None
         self._box.resize(definition.queue_size, definition.backpressure)
         self._out.resize(definition.queue_size, "block")
         self.version += 1
@@ -688,51 +840,174 @@ class RingKernel:
         self._marker = None
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
-        """The body has returned, raised, or was stopped or cancelled."""
+        """The body has returned, raised, or was stopped, cancelled or killed."""
         ctx = self._ctx
-        failure = None if task.cancelled() else task.exception() or self.exception
+        killed, self._killed = self._killed, None
+        failure = killed if task.cancelled() else task.exception() or self.exception or killed
+        self.exception = None
         if failure is None and not task.cancelled() and task.result() is not None:
             log.warning(
                 "the body of %r returned a value, which goes nowhere: reply with `await ctx.send(...)`", self.id
             )
         if failure is not None:
-            trace = failure.__traceback__
-            if trace is not None and trace.tb_frame.f_code is RingKernel._contained.__code__:
-                failure.__traceback__ = trace.tb_next  # from the user's body on
-            self.exception = failure
+            _trim(failure)
             self._errors += 1
+            if self._observers:
+                self.seen("failed", self.id, failure, ctx.delivery if ctx._start else None)
+        renewal, self._renewal = self._renewal, None
+        wait = self._wait_before_restart(failure, task.cancelled(), renewal)
+        message = ctx._msg if ctx._start else None
         if ctx._start:
             spent = clock() - ctx._start
             ctx._busy_ns += spent
             ctx._start = 0
             if failure is not None:
-                self._unfinished += 1
-                self.bury((ctx._msg, 0, None), "the kernel failed while it had it in hand", failure)
+                if wait is None or not self._retry(ctx):
+                    self._unfinished += 1
+                    sink, ctx._sink = (ctx._sink, None) if wait is not None else (None, ctx._sink)
+                    entry = ctx.delivery or (message, 0, None)
+                    self.bury(entry, "the kernel failed while it had it in hand", "failed", failure)
+                    if sink is not None:
+                        sink.fail(self._failure_of_message(failure))
             elif task.cancelled():
                 self._unfinished += 1
-                self.bury((ctx._msg, 0, None), "the body was cancelled while it had it in hand")
+                self.bury(
+                    ctx.delivery or (message, 0, None), "the body was cancelled while it had it in hand", "failed"
+                )
             else:
                 self._handled[min(spent.bit_length(), BUCKETS - 1)] += 1
-        if self._successor is not None and failure is None:
+                if self._observers and ctx.delivery is not None:
+                    self.seen("ended", ctx.delivery)
+        if self._successor is not None and (failure is None or wait is not None):
             if ctx._sink is not None:
                 self._set_aside(ctx)
             self._adopt(self._successor)
-            self._start_body()
-            return
+            if wait is None:
+                self._start_body()
+                return
         self._successor = None
+        if wait is not None:
+            keep = renewal if renewal is not None else self.definition.policy.keep_state
+            self._restart_after(wait, Restart(self, self.restarts + 1, failure, message), keep)
+            return
+        self.exception = failure
+        if failure is not None:
+            self.last_exception = failure
         self._move("return" if failure is None else "raise")
         self._finish(ctx)
         if failure is not None:
             self._report(failure)
+            if self._gave_up and self._group is not None:
+                self._group.give_up(self)
 
-    def _report(self, failure: BaseException) -> None:
-        """Say why it failed, in the context of where it was defined."""
+    # -- supervision ---------------------------------------------------------------------------------------------------
+
+    def _wait_before_restart(
+        self, failure: BaseException | None, cancelled: bool, renewal: bool | None
+    ) -> float | None:
+        """Seconds until it is started again, as its body has ended that way; None: it is not."""
+        policy = self.definition.policy
+        if self.state is KernelState.TERMINATING or self._gave_up:
+            return None
+        if renewal is not None:
+            if failure is not None:
+                self.last_exception = failure
+                self._report(failure, "and is started again, as was to happen anyway")
+            return 0.0
+        if failure is None and (policy.restart != "always" or cancelled or self._successor is not None):
+            return None
+        if policy.restart == "never":
+            return None
+        if self._limit is None:
+            self._limit = Limit(policy.max_restarts, policy.window)
+        now = self._scheduler.loop.time()
+        number = self._limit.next(now)
+        if number is None:
+            self._gave_up = f"after {self._limit}"
+            return None
+        group = self._group
+        if group is not None and not group.restarts_others(self, now):
+            self._gave_up = f"after {group.limit} of its group"
+            return None
+        self._limit.count(now)
+        wait = policy.backoff.wait(number)
+        if failure is not None:
+            self.last_exception = failure
+            when = f" in {wait:.2g} s" if wait else ""
+            self._report(
+                failure, f"and is started again{when} ({number} of {policy.max_restarts} in {policy.window:g} s)"
+            )
+        return wait
+
+    def _retry(self, ctx: KernelContext[Any, Any]) -> bool:
+        """Put the message in hand back into the mailbox. False: it was tried often enough."""
+        former = ctx.delivery
+        attempts = former.attempts + 1 if former is not None else 1
+        if attempts > self.definition.policy.max_retries:
+            return False
+        self._put_back((ctx._msg, clock(), ctx._sink), former, attempts)
+        ctx._sink = None
+        return True
+
+    def _put_back(self, entry: Entry, former: Delivery | None, attempts: int) -> None:
+        again = delivery(entry, self.id, attempts)
+        if former is not None:
+            again.number, again.cause = former.number, former.cause
+        priority = getattr(entry[0], "priority", None)
+        self._box.put_first(again, DEFAULT_PRIORITY if priority is None else priority)
+        self._retried += 1
+        self._marker = None
+
+    def _failure_of_message(self, failure: BaseException) -> KernelFailedError:
+        """For who asked, when the kernel goes on without the message."""
+        failed = KernelFailedError(
+            f"{self.id!r} failed on this message, and goes on with the next: {type(failure).__name__}: {failure}"
+        )
+        failed.__cause__ = failure
+        return failed
+
+    def _restart_after(self, wait: float, restart: Restart, keep_state: bool) -> None:
+        """Begin again in so many seconds."""
+        if not keep_state:
+            self._user_state = _UNMADE
+            # The asks that the former body has put aside are unknown to the new one.
+            failed = KernelFailedError(f"{self.id!r} was started again before it had replied")
+            failed.__cause__ = restart.exception
+            for sinks in (self._aside or {}).values():
+                for sink in sinks:
+                    sink.fail(failed)
+            self._aside = self._asked_by = None
+        self._task = None
+        self._marker = None
+
+        def begin() -> None:
+            self._restarting = None
+            self.restarts = restart.number
+            self._marker = None
+            self._box.halt(False)
+            if self._observers:
+                self.seen("restarted", self.id, restart.number)
+            self._start_body(restart)
+            self._tell_watchers()
+
+        if wait > 0:
+            limit = self._limit
+            what = f"restart {restart.number}" + (f" ({limit} at most)" if limit is not None else "")
+            self._restarting = (self._scheduler.loop.call_later(wait, begin), what)
+            self._tell_watchers()
+        else:
+            begin()
+
+    def _report(self, failure: BaseException, fate: str = "") -> None:
+        """Say why it failed, in the context of where it was defined, and what becomes of it."""
+        fate = fate or (f"for good, {self._gave_up}" if self._gave_up else "")
         log.error(
-            "ring kernel %r failed (%s)",
+            "ring kernel %r failed%s (%s)",
             self.id,
+            f" {fate}" if fate else "",
             self.definition.origin,
             exc_info=failure,
-            extra={"failed_kernel": self.id},
+            extra={"failed_kernel": self.id} if self.state is KernelState.FAILED else {},
         )
 
     def _finish(self, ctx: KernelContext[Any, Any]) -> None:
@@ -744,19 +1019,24 @@ class RingKernel:
         for sink in (ctx._sink, *asked):
             if sink is not None:
                 sink.fail(self._unusable())
-        ctx._sink = ctx._msg = self._aside = None
+        ctx._sink = ctx._msg = self._aside = self._asked_by = None
 
     async def _terminate(self, drain: bool, timeout: float) -> None:
         if self._task is not None and asyncio.current_task() is self._task:
             raise KernelStateError(f"{self.id!r} cannot wait for its own end: return from the body instead")
+        begun = self.state is not KernelState.LAUNCHED
         self._move("terminate")
         if self._task is None:
+            if self._restarting is not None:
+                self._restarting[0].cancel()
+                self._restarting = None
             self._box.close(self._unusable)
-            self._box.bury_all("terminated before the kernel was activated")
+            when = "while it waited to be started again" if begun else "before the kernel was activated"
+            self._box.bury_all(f"terminated {when}")
             self._move("return")
             self._finish(self._ctx)
             return
-        self._successor = None
+        self._successor = self._renewal = None
         self._box.halt(False)
         self._box.close(self._unusable)
         await self._end(drain, timeout)
@@ -794,7 +1074,7 @@ class RingKernel:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         if self._ctx._start:
             self._unfinished += 1
-            self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand")
+            self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand", "failed")
             self._ctx._start = 0
         self._move("return")
         self._finish(self._ctx)
@@ -806,7 +1086,8 @@ class RingKernel:
         if self._scheduler.loop.is_closed():
             return RuntimeClosedError("the event loop that the runtime lived on is gone: make a new RingKernelRuntime")
         if self.exception is not None:
-            failed = KernelFailedError(f"{self.id!r} failed: {type(self.exception).__name__}: {self.exception}")
+            final = f" for good, {self._gave_up}" if self._gave_up else ""
+            failed = KernelFailedError(f"{self.id!r} failed{final}: {type(self.exception).__name__}: {self.exception}")
             failed.__cause__ = self.exception
             return failed
         hint = "; launch it again to start afresh" if self.state.over else ""
@@ -816,16 +1097,44 @@ class RingKernel:
             f"it takes no more messages and sends no more replies{hint}"
         )
 
-    def bury(self, entry: Entry, reason: str, exception: BaseException | None = None) -> None:
-        """Make a dead letter of a message, and fail the ask that it belongs to."""
-        message, _, sink = entry
+    def bury(self, entry: Entry, reason: str, kind: Kind = "unhandled", exception: BaseException | None = None) -> None:
+        """Make a dead letter of a message, and fail the ask that it belongs to; that of one it failed with, later."""
+        message, mark, sink = entry
         self._dead_letters += 1
         self._marker = None
         if exception is None and self.state is KernelState.FAILED:
             exception = self.exception
-        self.runtime.dead_letters.add(DeadLetter(self.id, message, reason, exception))
+        is_reply = kind in ("late", "unread", "undeliverable")
+        instance = None if is_reply else self._instance_of(mark)
+        self.runtime.dead_letters.add(
+            DeadLetter(self.id, message, reason, exception, kind=kind, is_reply=is_reply, instance=instance)
+        )
+        if self._observers:
+            self.seen("lost", self.id, message, kind, reason, entry if type(entry) is Delivery else None)
         if sink is not None:
-            sink.fail(self._unusable() if self._box.closed else QueueFullError(f"dropped by {self.id!r}: {reason}"))
+            if self._box.closed:
+                sink.fail(self._unusable())
+            elif kind != "failed":
+                sink.fail((MessageDiscardedError if kind == "discarded" else QueueFullError)(f"{self.id!r}: {reason}"))
+
+    def _instance_of(self, mark: int) -> int | None:
+        """The instance that an entry with that mark is for; None: it names none."""
+        return None
+
+    def seen(self, what: str, *args: Any) -> None:
+        """Tell those who observe it; `what` is the name of a method of `Observer`."""
+        for observer in self._observers:
+            try:
+                getattr(observer, what)(*args)
+            except Exception:
+                log.exception("%r, which observes ring kernels, raised and is taken off", observer)
+                self.runtime._take_off(observer)
+
+    def _observe(self, observers: tuple[Observer, ...]) -> None:
+        """Be observed by those that want to be told of this kernel."""
+        self._observers = tuple(one for one in observers if one.kernels is None or self.id in one.kernels)
+        self._box.observe(bool(self._observers))
+        self._out.observe(bool(self._observers))
 
     def _admit_input(self, message: Any) -> None:
         self._input_types = self._admit(message, self._input_types, "takes")
@@ -866,6 +1175,10 @@ class RingKernel:
         sink = ctx._sink
         assert sink is not None
         ctx._sink = None
+        if self._observers and (asked := ctx.delivery) is not None:
+            if self._asked_by is None:
+                self._asked_by = {}
+            self._asked_by[sink] = asked
         if self._aside is None:
             self._aside = {}
         key = getattr(ctx._msg, "message_id", None)
@@ -876,6 +1189,8 @@ class RingKernel:
             # Those that timed out are kept for a while, to know a late reply.
             kept = {k: [s for s in sinks if s.state <= AWAITED] for k, sinks in self._aside.items()}
             self._aside = {k: sinks for k, sinks in kept.items() if sinks}
+            if self._asked_by is not None:
+                self._asked_by = {one: asked for one, asked in self._asked_by.items() if one.state <= AWAITED}
             self._aside_limit = max(1024, 2 * sum(map(len, self._aside.values())))
 
     def _correlated(self, ctx: KernelContext[Any, Any], correlation: Any) -> Wait | None:
@@ -906,7 +1221,7 @@ class RingKernel:
                 await self._out.accepted(wait)
             except asyncio.CancelledError:
                 if wait.state != SET:  # else it was let in just now
-                    self.bury((reply, 0, None), "the body was cancelled while its replies were unread")
+                    self.bury((reply, 0, None), "the body was cancelled while its replies were unread", "unread")
                 raise
             finally:
                 alarm.cancel()
@@ -956,8 +1271,29 @@ class RingKernel:
                 box.dropped,
                 self._dead_letters,
                 self._errors,
+                self.restarts,
+                self._retried,
                 ctx._busy_ns,
             )
+
+
+def _trim(failure: BaseException) -> None:
+    """Let the traceback begin at the user's body."""
+    ours = (RingKernel._contained.__code__, _after.__code__)
+    while failure.__traceback__ is not None and failure.__traceback__.tb_frame.f_code in ours:
+        failure.__traceback__ = failure.__traceback__.tb_next
+
+
+async def _after(hook: Callable[[Restart], Any], restart: Restart, body: Coroutine[Any, Any, Any]) -> Any:
+    """A body, after the hook."""
+    try:
+        done = hook(restart)
+        if inspect.isawaitable(done):
+            await done
+    except BaseException:
+        body.close()
+        raise
+    return await body
 
 
 CODES = {KernelState(name): code for code, name in enumerate(STATES)}

@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, get_args
 
 from ..exceptions import PriorityError, QueueFullError
 from ..messages import DEFAULT_PRIORITY
+from ..telemetry.observer import Delivery, delivery
+from .dead_letters import Kind
 from .scheduler import FAILED, Scheduler, Wait, clock
 
 Backpressure = Literal["block", "reject", "drop_oldest", "drop_newest"]
@@ -21,7 +23,7 @@ STRATEGIES: tuple[str, ...] = get_args(Backpressure)
 
 Entry = tuple[Any, int, "Wait | None"]
 """A message, `clock()` when it was put (that of a compiled kernel: the instance that it is for), and where its reply
-goes."""
+goes. It is a `Delivery` while somebody observes the kernel, and when its handling has failed before."""
 
 NO_ENTRIES: deque[Entry] = deque(maxlen=0)
 
@@ -31,8 +33,11 @@ class Owner(Protocol):
 
     id: str
 
-    def bury(self, entry: Entry, reason: str) -> None:
+    def bury(self, entry: Entry, reason: str, kind: Kind = "unhandled") -> None:
         """Make a dead letter of it."""
+
+    def seen(self, what: str, *args: Any) -> None:
+        """Tell those who observe the kernel."""
 
 
 class Mailbox:
@@ -56,17 +61,34 @@ class Mailbox:
         "dropped",
         "getter",
         "halted",
+        "observed",
         "paused",
         "peak",
         "plain",
         "ready",
+        "retried",
         "room",
+        "steps",
+        "stops_before",
         "strategy",
+        "tells",
         "unhandled",
     )
 
-    def __init__(self, owner: Owner, scheduler: Scheduler, capacity: int, strategy: str = "block") -> None:
+    def __init__(
+        self, owner: Owner, scheduler: Scheduler, capacity: int, strategy: str = "block", *, tells: bool = True
+    ) -> None:
         self._owner, self._scheduler = owner, scheduler
+        self.tells = tells
+        """Whether observers of the kernel hear of what comes in here: not of replies, which the body tells of."""
+        self.observed = False
+        """Whether what comes in becomes a `Delivery`."""
+        self.retried = 0
+        """Messages in here whose handling has failed before."""
+        self.steps = 0
+        """How many messages may be taken although it is paused."""
+        self.stops_before: Callable[[Entry], bool] | None = None
+        """Asked before an entry is handed out; True: it stays, and this has paused the kernel."""
         self.capacity, self.strategy = capacity, strategy
         self.plain: deque[Entry] = deque()
         """Messages of default priority."""
@@ -106,8 +128,9 @@ class Mailbox:
     def _tune(self) -> None:
         """Recompute the two values that the fast paths look at."""
         simple = not (self.closed or self._blocked)
-        self.room = self.capacity - self._extra if simple and self._has_priority else 0
-        self.ready = self.plain if simple and not (self.paused or self.halted or self._extra) else NO_ENTRIES
+        self.room = self.capacity - self._extra if simple and self._has_priority and not self.observed else 0
+        watched = self.observed or self.retried or self.stops_before is not None
+        self.ready = self.plain if simple and not (self.paused or self.halted or self._extra or watched) else NO_ENTRIES
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -134,7 +157,11 @@ class Mailbox:
         """`put` with a priority that is known to be right."""
         if self.closed:
             raise self.closed()
-        entry = (msg, clock() if mark is None else mark, sink)
+        entry: Entry = (msg, clock() if mark is None else mark, sink)
+        if self.observed:
+            entry = delivery(entry, self._owner.id)
+            if self.tells and (self.strategy != "reject" or len(self) < self.capacity):
+                self._owner.seen("sent", entry)
         if self._blocked or len(self) >= self.capacity:
             if self.strategy == "block":
                 if self._blocked is None:
@@ -153,10 +180,10 @@ class Mailbox:
             lowest = min(queued, default=256)  # none: all of them are in the ring of a compiled kernel
             self.dropped += 1
             if self.strategy == "drop_newest" or priority < lowest:
-                self._owner.bury(entry, self.strategy)
+                self._owner.bury(entry, self.strategy, "dropped")
                 return None
             self.unhandled += 1
-            self._owner.bury(self._take(lowest), self.strategy)
+            self._owner.bury(self._take(lowest), self.strategy, "dropped")
         self._insert(entry, priority)
         return None
 
@@ -193,6 +220,8 @@ class Mailbox:
             self._tune()
         if len(self) > self.peak:
             self.peak = len(self)
+        if self.observed and self.tells:
+            self._owner.seen("queued", entry)
         if self.getter is not None:
             self.wake()
 
@@ -200,14 +229,27 @@ class Mailbox:
 
     def _take(self, priority: int) -> Entry:
         if priority == DEFAULT_PRIORITY:
-            return self.plain.popleft()
-        assert self._levels is not None
-        level = self._levels[priority]
-        entry = level.popleft()
-        self._extra -= 1
-        if not level:
-            self._bits ^= 1 << priority
+            entry = self.plain.popleft()
+        else:
+            assert self._levels is not None
+            level = self._levels[priority]
+            entry = level.popleft()
+            self._extra -= 1
+            if not level:
+                self._bits ^= 1 << priority
+        self._forget(entry)
         return entry
+
+    def _forget(self, entry: Entry) -> None:
+        if self.retried and type(entry) is Delivery and entry.attempts:
+            self.retried -= 1
+
+    def _level(self, priority: int) -> deque[Entry]:
+        """The queue of that priority."""
+        if priority == DEFAULT_PRIORITY:
+            return self.plain
+        assert self._levels is not None
+        return self._levels[priority]
 
     def _top(self) -> int:
         """The highest priority of those that are queued; -1: nothing is."""
@@ -217,8 +259,12 @@ class Mailbox:
     def pull(self) -> Entry | None:
         """The general way out: by priority, letting a blocked sender in. None: there is nothing to hand out now."""
         top = self._top()
-        if self.paused or top < 0:
+        if top < 0 or (self.paused and not self.steps):
             return None
+        if self.stops_before is not None and not self.steps and self.stops_before(self._level(top)[0]):
+            return None
+        if self.steps:
+            self.steps -= 1
         # The fast ways in count messages of default priority alone; beside others the queue is deepest before one goes.
         self.peak = max(self.peak, len(self))
         entry = self._take(top)
@@ -227,7 +273,21 @@ class Mailbox:
 
     def put_back(self, entry: Entry) -> None:
         """Undo a `pull` of a message of default priority, although others may have come meanwhile."""
-        self.plain.appendleft(entry)
+        self.put_first(entry, DEFAULT_PRIORITY)
+
+    def put_first(self, entry: Entry, priority: int) -> None:
+        """Let an entry be the next of its priority, whether there is room or not."""
+        if priority == DEFAULT_PRIORITY:
+            self.plain.appendleft(entry)
+        else:
+            if self._levels is None:
+                self._levels = {}
+            self._levels.setdefault(priority, deque()).appendleft(entry)
+            self._bits |= 1 << priority
+            self._extra += 1
+        if type(entry) is Delivery and entry.attempts:
+            self.retried += 1
+        self._tune()
         if self.getter is not None:
             self.wake()
 
@@ -241,7 +301,7 @@ class Mailbox:
 
     def wake(self) -> None:
         """Wake the first receiver in line, if messages may be handed out."""
-        if not self.paused:
+        if not self.paused or self.steps:
             getter, self.getter = self.getter, self._line.popleft() if self._line else None
             if getter is not None:
                 getter.set(None)
@@ -267,7 +327,7 @@ class Mailbox:
     # -- control -------------------------------------------------------------------------------------------------------
 
     def pause(self, paused: bool) -> None:
-        self.paused = paused
+        self.paused, self.steps = paused, 0
         self._tune()
         if not paused and self.getter is not None and len(self):
             self.wake()
@@ -278,6 +338,22 @@ class Mailbox:
         if halted and self.getter is not None:
             getter, self.getter = self.getter, None
             getter.set(None)
+
+    def allow(self, steps: int) -> None:
+        """Hand out so many messages although it is paused."""
+        self.steps = steps
+        if self.getter is not None and len(self):
+            self.wake()
+
+    def observe(self, observed: bool) -> None:
+        """Make a `Delivery` of whatever comes in."""
+        self.observed = observed
+        self._tune()
+
+    def stop_before(self, stops: Callable[[Entry], bool] | None) -> None:
+        """Ask before an entry is handed out; None: no longer."""
+        self.stops_before = stops
+        self._tune()
 
     def resize(self, capacity: int, strategy: str) -> None:
         """Another bound and strategy. What is queued beyond a smaller bound stays."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import (
     DefinitionError,
+    KernelKilledError,
     KernelNotFoundError,
     KernelStateError,
     LoopError,
@@ -33,6 +34,7 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY, checked_records, from_records
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
+from ..telemetry.observer import Observer
 from .checks import checked_id, checked_timeout, is_count
 from .compiled import CompiledKernel
 from .dead_letters import DeadLetters
@@ -44,6 +46,7 @@ from .loops import LoopThread, unanswered
 from .mailbox import Entry, checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
 from .step import StepDefinition
+from .supervision import MAX_RESTARTS, WINDOW, Strategy, SupervisionGroup, group_of
 
 T = TypeVar("T")
 
@@ -84,7 +87,7 @@ class RingKernelRuntime:
             loop = "thread" if notebook_shell() is not None else "current"
         self.loop_mode: Literal["current", "thread"] = loop
         """Where the kernels run: ``"current"`` or ``"thread"``."""
-        self.dead_letters = DeadLetters(dead_letter_limit)
+        self.dead_letters = DeadLetters(dead_letter_limit, self)
         self.sync = SyncRuntime(self)
         self.sampler = Sampler(self._frame, self._poke)
         """Calls listeners with frames of counters while there are any."""
@@ -106,6 +109,8 @@ class RingKernelRuntime:
         self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
+        self._observers: tuple[Observer, ...] = ()
+        self._rewiring: set[asyncio.Task[None]] = set()
         self._blamed: WeakSet[asyncio.Task[Any]] = WeakSet()  # bodies that were found to block the loop
         self._meet_caller()
         _runtimes.add(self)
@@ -216,7 +221,7 @@ class RingKernelRuntime:
             kernel._out.put_back((reply, 0, None))
             kernel._marker = None
         else:
-            kernel.bury((reply, 0, None), "the reply was unread when the runtime closed")
+            kernel.bury((reply, 0, None), "the reply was unread when the runtime closed", "unread")
 
     def _put_back_batch(self, kernel_id: str, records: NDArray[np.void]) -> None:
         cls: type[Any] = self._kernels[kernel_id]._output_types[0]
@@ -224,7 +229,7 @@ class RingKernelRuntime:
             self._put_back(kernel_id, reply)
 
     def _bury_reply(self, kernel_id: str, reply: Any) -> None:
-        self._kernels[kernel_id].bury((reply, 0, None), "the asker was cancelled when its reply came")
+        self._kernels[kernel_id].bury((reply, 0, None), "the asker was cancelled when its reply came", "late")
 
     async def _hop(
         self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
@@ -373,7 +378,7 @@ class RingKernelRuntime:
         await asyncio.gather(*map(terminate, kernels))
         for kernel in self._kernels.values():
             while (entry := kernel._out.pull()) is not None:
-                kernel.bury(entry, "the reply was unread when the runtime closed")
+                kernel.bury(entry, "the reply was unread when the runtime closed", "unread")
 
     # -- kernels -------------------------------------------------------------------------------------------------------
 
@@ -463,6 +468,7 @@ class RingKernelRuntime:
             if isinstance(definition, StepDefinition)
             else RingKernel(self, definition, name)
         )
+        launched._observe(self._observers)
         launched._move("launch")
         self._kernels[name] = launched
         self._launches += 1
@@ -581,6 +587,145 @@ class RingKernelRuntime:
         except TimeoutError:
             raise QueueTimeoutError(f"{kernel!r} has not ended within {timeout:g} s") from None
         return kernel.state
+
+    # -- supervision ---------------------------------------------------------------------------------------------------
+
+    async def restart(self, kernel_id: str, *, keep_state: bool = False, timeout: float = 5.0) -> None:
+        """End a kernel's body between two messages and begin a new one; what is queued is kept.
+
+        A kernel that has ended is launched again from its latest definition and activated, with an empty mailbox.
+
+        Args:
+            keep_state: whether its state is kept; one that has ended makes it anew.
+            timeout: seconds to wait until it has begun again. A body that does not come back from the message in hand
+                within 5 s is cancelled, which is a failure with that message.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: it was not activated yet, or is about to end.
+            QueueTimeoutError: it has not begun again in time; it will when the message in hand is done.
+        """
+        if self._away:
+            return await self._hop(lambda: self.restart(kernel_id, keep_state=keep_state, timeout=timeout))
+        checked_timeout(timeout)
+        kernel = self._find(kernel_id)
+        if kernel.state.over:
+            latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
+            await self._launch(latest, kernel_id)
+            return await self.activate(kernel_id)
+        if kernel.state in (KernelState.LAUNCHED, KernelState.TERMINATING):
+            raise KernelStateError(
+                f"{kernel_id!r} is {kernel.state}: "
+                + ("activate it" if kernel.state is KernelState.LAUNCHED else "wait")
+            )
+        if kernel._task is not None and kernel._task is asyncio.current_task():
+            raise KernelStateError(
+                f"{kernel_id!r} cannot wait for its own restart: raise, and restart= begins it again"
+            )
+        before = kernel.restarts
+        kernel._renew(keep_state)
+        try:
+            async with asyncio.timeout(timeout):
+                while kernel.restarts == before and not kernel.state.over:
+                    await kernel._change()
+        except TimeoutError:
+            raise QueueTimeoutError(f"{kernel!r} has not begun again within {timeout:g} s") from None
+        if kernel.state.over:
+            raise kernel._unusable()
+
+    async def kill(self, kernel_id: str, error: BaseException | None = None) -> None:
+        """Let a kernel fail now, wherever its body stands, as if that had raised; its policy decides what comes then.
+
+        For tests of how a system bears failures. A compiled ring kernel finishes the message in hand first.
+
+        Args:
+            error: what it fails with; a `KernelKilledError` by default.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: it was not activated yet, or has ended.
+            TypeError: `error` is no exception.
+        """
+        if self._away:
+            return await self._hop(self.kill, kernel_id, error)
+        kernel = self._find(kernel_id)
+        if error is not None and not isinstance(error, BaseException):
+            raise TypeError(f"error must be an exception, such as ValueError('...'), not {error!r}")
+        if kernel.state is KernelState.LAUNCHED:
+            raise KernelStateError(f"{kernel_id!r} is LAUNCHED and has no body that could fail: activate it first")
+        if kernel.state.over:
+            raise kernel._unusable()
+        kernel._kill(error or KernelKilledError(f"{kernel_id!r} was killed"))
+
+    async def supervise(
+        self,
+        *kernel_ids: str,
+        strategy: Strategy = "one_for_one",
+        max_restarts: int = MAX_RESTARTS,
+        window: float = WINDOW,
+    ) -> SupervisionGroup:
+        """Let kernels share a limit of restarts, and with `one_for_all` each restart.
+
+        Args:
+            strategy: ``"one_for_one"`` starts the kernel again that has failed; ``"one_for_all"`` also the others, each
+                when the message that it has in hand is done.
+            max_restarts: how many failures of all of them together may lead to a restart within `window`. After these a
+                failure is final: for the kernel itself, in `one_for_all` for all.
+            window: seconds.
+
+        Raises:
+            KernelNotFoundError: one of the ids was not launched.
+            KernelStateError: one of them has ended, or is in another group.
+            ValueError: no id, or another argument that cannot be.
+        """
+        if self._away:
+            return await self._hop(
+                lambda: self.supervise(*kernel_ids, strategy=strategy, max_restarts=max_restarts, window=window)
+            )
+        kernels = [self._find(kernel_id) for kernel_id in dict.fromkeys(kernel_ids)]
+        return group_of(self, kernels, strategy, max_restarts, window)
+
+    # -- observers -----------------------------------------------------------------------------------------------------
+
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer from now on what happens. Any thread may call it; it waits for the runtime's loop.
+
+        Raises:
+            TypeError: it is no `Observer`.
+            ValueError: it observes this runtime already.
+            RuntimeClosedError: the runtime is closed.
+        """
+        if not isinstance(observer, Observer):
+            raise TypeError(f"an observer is an instance of a class that inherits from Observer, not {observer!r}")
+        if observer in self._observers:
+            raise ValueError(f"{observer!r} observes this runtime already")
+        self._at_home(lambda: self._observed_by((*self._observers, observer)))
+
+    def unobserve(self, observer: Observer) -> None:
+        """Tell it no longer; does nothing where it was not told. Any thread may call it."""
+        if observer in self._observers and not self._closed:
+            self._at_home(lambda: self._take_off(observer))
+
+    def _take_off(self, observer: Observer) -> None:
+        self._observed_by(tuple(one for one in self._observers if one is not observer))
+
+    def _observed_by(self, observers: tuple[Observer, ...]) -> None:
+        self._observers = observers
+        for kernel in self._kernels.values():
+            if not kernel.state.over or kernel._observers:
+                kernel._observe(observers)
+
+    def _at_home(self, function: Callable[[], T]) -> T:
+        """Call a function on the thread of the runtime's loop, at once if it has none yet."""
+        if self._closed:
+            raise _closed_error()
+        if self._loop is None or get_ident() == self._home:
+            return function()
+
+        async def call() -> T:
+            return function()
+
+        return self.sync.call(call)
 
     def _redefined(self, former: RingKernelDefinition, latter: RingKernelDefinition) -> None:
         """Give the kernels of a former definition the body of the latter. Any thread may call it."""
@@ -817,7 +962,7 @@ class RingKernelRuntime:
             return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
-                kernel.bury((wait.value, 0, None), "the asker was cancelled when its reply came")
+                kernel.bury((wait.value, 0, None), "the asker was cancelled when its reply came", "late")
             elif wait.state == NEW:
                 wait.cancel()
             raise
@@ -1197,6 +1342,34 @@ class SyncRuntime:
     def terminate(self, kernel_id: str, drain: bool = True, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.terminate`."""
         self.call(self._runtime.terminate, kernel_id, drain, timeout)
+
+    def restart(self, kernel_id: str, *, keep_state: bool = False, timeout: float = 5.0) -> None:
+        """`RingKernelRuntime.restart`."""
+
+        async def restart() -> None:
+            await self._runtime.restart(kernel_id, keep_state=keep_state, timeout=timeout)
+
+        self.call(restart)
+
+    def kill(self, kernel_id: str, error: BaseException | None = None) -> None:
+        """`RingKernelRuntime.kill`."""
+        self.call(self._runtime.kill, kernel_id, error)
+
+    def supervise(
+        self,
+        *kernel_ids: str,
+        strategy: Strategy = "one_for_one",
+        max_restarts: int = MAX_RESTARTS,
+        window: float = WINDOW,
+    ) -> SupervisionGroup:
+        """`RingKernelRuntime.supervise`."""
+
+        async def supervise() -> SupervisionGroup:
+            return await self._runtime.supervise(
+                *kernel_ids, strategy=strategy, max_restarts=max_restarts, window=window
+            )
+
+        return self.call(supervise)
 
     def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
         """`RingKernelRuntime.send`."""

@@ -32,6 +32,8 @@ COUNTERS = np.dtype(
         ("dropped", np.int64),  # by the back-pressure strategy
         ("dead_letters", np.int64),  # whatever the reason, those dropped included
         ("errors", np.int64),
+        ("restarts", np.int64),
+        ("retried", np.int64),  # messages that were handed out again after a failure
         ("busy_ns", np.int64),
         ("waited", np.int64, BUCKETS),  # time in the mailbox
         ("handled", np.int64, BUCKETS),  # time in the body
@@ -110,6 +112,10 @@ class KernelStatistics:
     dropped: int
     dead_letters: int
     errors: int
+    restarts: int
+    """How often the kernel was started again, by its policy, its group or by hand."""
+    retried: int
+    """How often a message was put back because its handling failed."""
     busy: float
     """Seconds spent in the body, from taking a message to asking for the next."""
     wait_p50: float

@@ -51,7 +51,7 @@ class Kernel:
     def __init__(self):
         self.buried = []
 
-    def bury(self, entry, reason):
+    def bury(self, entry, reason, kind="unhandled"):
         self.buried.append((entry[0], reason))
 
 
