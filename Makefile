@@ -10,7 +10,7 @@ CORE_PY := $(CORE)/bin/python
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
 CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
-BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
+BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_exporters or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
 BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
