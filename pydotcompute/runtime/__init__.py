@@ -2,7 +2,7 @@
 
 from .compiled import CompiledKernel, InstanceHandle
 from .context import KernelContext
-from .dead_letters import DeadLetter, DeadLetters, Kind
+from .dead_letters import DeadLetter, DeadLetters, Kind, Letters, Replayed
 from .kernel import RingKernel, RingKernelDefinition, define, definition_of, definitions, ring_kernel
 from .lifecycle import TRANSITIONS, KernelState
 from .runtime import RingKernelRuntime, SyncRuntime
@@ -17,6 +17,8 @@ __all__ = [
     "KernelContext",
     "KernelState",
     "Kind",
+    "Letters",
+    "Replayed",
     "RingKernel",
     "RingKernelDefinition",
     "RingKernelRuntime",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from .counters import KernelStatistics, RuntimeStatistics
@@ -39,6 +39,7 @@ _SHAPES = {  # on 10 by 10 units
 
 _CELL = f"padding:3px 8px;text-align:right;border:0;border-bottom:{_LINE};white-space:nowrap"
 _LEFT = _CELL.replace("right", "left")
+_TEXT = _LEFT.replace("nowrap", "normal") + ";vertical-align:top;overflow-wrap:anywhere"
 _COLUMNS = (
     "kernel",
     "state",
@@ -78,12 +79,25 @@ def runtime_html(statistics: RuntimeStatistics, limit: int = 100) -> str:
 
 def kernels_html(kernels: Iterable[KernelStatistics]) -> str:
     """A table with one row for each of these kernels."""
+    return _table(_COLUMNS, 2, map(_row, kernels))
+
+
+def table_html(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], left_out: int = 0) -> str:
+    """Texts as a table, aligned to the left, below a title; and how many rows were left out above them."""
+    note = f" &ensp;<span style='color:{_INK2}'>{left_out:,} older not shown</span>" if left_out else ""
+    cells = ["".join(f"<td style='{_TEXT}'>{escape(text)}</td>" for text in row) for row in rows]
+    table = _table([*columns], None, cells) if cells else ""
+    return f"<div style='{_BLOCK}'><div style='padding:4px 8px'><b>{escape(title)}</b>{note}</div>{table}</div>"
+
+
+def _table(columns: Sequence[str], texts: int | None, rows: Iterable[str]) -> str:
+    """A table of which the first so many columns are texts, the others numbers; None: all of them are texts."""
     head = "".join(
-        f"<th scope='col' style='{_LEFT if i < 2 else _CELL};font-size:11px;font-weight:600;color:{_INK2}'>{name}</th>"
-        for i, name in enumerate(_COLUMNS)
+        f"<th scope='col' style='{style};font-size:11px;font-weight:600;color:{_INK2}'>{escape(name)}</th>"
+        for name, style in zip(columns, [*[_LEFT] * len(columns[:texts]), *[_CELL] * len(columns)], strict=False)
     )
-    rows = "".join(f"<tr style='background:none'>{_row(kernel)}</tr>" for kernel in kernels)
-    table = f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{rows}</tbody>"
+    body = "".join(f"<tr style='background:none'>{row}</tr>" for row in rows)
+    table = f"<thead><tr style='background:none'>{head}</tr></thead><tbody>{body}</tbody>"
     return (
         f"<div style='{_BLOCK};overflow-x:auto'><table style='border-collapse:collapse;border:0;margin:0;"
         f"font-size:13px;font-variant-numeric:tabular-nums'>{table}</table></div>"
