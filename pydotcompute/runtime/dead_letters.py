@@ -124,11 +124,12 @@ class Letters(Sequence[DeadLetter]):
         from ..telemetry.html import table_html  # only where somebody looks
 
         letters = self._all()
+        left_out = len(letters) - ROWS
         return table_html(
             self._caption,
             ("time", "kernel", "kind", "message", "reason"),
             [_cells(letter) for letter in letters[-ROWS:]],
-            left_out=max(len(letters) - ROWS, 0),
+            f"{left_out:,} older not shown" if left_out > 0 else "",
         )
 
     # -- to take elsewhere ---------------------------------------------------------------------------------------------

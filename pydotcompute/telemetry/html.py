@@ -82,9 +82,9 @@ def kernels_html(kernels: Iterable[KernelStatistics]) -> str:
     return _table(_COLUMNS, 2, map(_row, kernels))
 
 
-def table_html(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], left_out: int = 0) -> str:
-    """Texts as a table, aligned to the left, below a title; and how many rows were left out above them."""
-    note = f" &ensp;<span style='color:{_INK2}'>{left_out:,} older not shown</span>" if left_out else ""
+def table_html(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], note: str = "") -> str:
+    """Texts as a table, aligned to the left, below a title with a note."""
+    note = f" &ensp;<span style='color:{_INK2}'>{escape(note)}</span>" if note else ""
     cells = ["".join(f"<td style='{_TEXT}'>{escape(text)}</td>" for text in row) for row in rows]
     table = _table([*columns], None, cells) if cells else ""
     return f"<div style='{_BLOCK}'><div style='padding:4px 8px'><b>{escape(title)}</b>{note}</div>{table}</div>"

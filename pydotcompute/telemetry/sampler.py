@@ -56,12 +56,16 @@ class LoopLag:
             self._asked = None
 
     @property
+    def pending(self) -> float | None:
+        """The age of a callback that has not come yet, in seconds; None: there is none."""
+        asked = self._asked
+        return None if asked is None else (time.perf_counter_ns() - asked) * 1e-9
+
+    @property
     def seconds(self) -> float | None:
         """The last lag measured, or the age of a callback that has not come yet if that is more."""
-        asked = self._asked
-        if asked is None:
-            return self._last
-        return max(self._last or 0.0, (time.perf_counter_ns() - asked) * 1e-9)
+        pending = self.pending
+        return self._last if pending is None else max(self._last or 0.0, pending)
 
 
 class Sampler:
