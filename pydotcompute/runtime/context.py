@@ -158,6 +158,10 @@ class KernelContext(Generic[In, Out]):
                         entry = delivery(entry, kernel.id)
                     in_hand.set(entry)
                     kernel.seen("started", entry)
+                    if kernel._killed is not None:  # by one of them: with this message in hand, and not a later one
+                        self._msg, _, self._sink = self._delivery = entry
+                        self._start = now
+                        raise asyncio.CancelledError
                 if type(entry) is Delivery:
                     self._delivery = entry
                 return entry

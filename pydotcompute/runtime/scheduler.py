@@ -125,7 +125,7 @@ class Scheduler(Rests):
         self.loop = loop
         # A subclass of its own holds what all waits of a runtime share, so that making one sets two slots and no more.
         self._wait_type: type[Wait] = type("Wait", (Wait,), {"__slots__": (), "_scheduler": self, "_loop": loop})
-        self._deadlines: dict[float, dict[Wait, int]] = {}
+        self._deadlines: dict[float, dict[Wait, float]] = {}  # by the timeout
         self._timers: dict[float, asyncio.TimerHandle] = {}
         self._deadlines_limit = 100
         self._depth = 0
@@ -181,34 +181,40 @@ class Scheduler(Rests):
         Raises:
             QueueTimeoutError: the time is over.
         """
-        starts = self._deadlines.get(seconds)
-        if starts is None:
+        deadline = self.loop.time() + seconds
+        deadlines = self._deadlines.get(seconds)
+        if deadlines is None:
             if len(self._deadlines) >= self._deadlines_limit:
                 self._forget_unused_timers()
-            starts = self._deadlines[seconds] = {}
-            self._timers[seconds] = self.loop.call_later(seconds, self._expire, seconds, starts)
-        starts[wait] = clock()
+            deadlines = self._deadlines[seconds] = {}
+            self._timers[seconds] = self.loop.call_at(deadline, self._expire, seconds, deadlines)
+        deadlines[wait] = deadline
         try:
             return await wait
         finally:
-            starts.pop(wait, None)
+            deadlines.pop(wait, None)
 
-    def _expire(self, seconds: float, starts: dict[Wait, int]) -> None:
-        for wait, start in list(starts.items()):
-            left = seconds - (clock() - start) / 1e9
-            if left > 0:
-                self._timers[seconds] = self.loop.call_later(left, self._expire, seconds, starts)
+    def _expire(self, seconds: float, deadlines: dict[Wait, float]) -> None:
+        now = self.loop.time()
+        for wait, deadline in list(deadlines.items()):
+            if deadline > now:
+                self._timers[seconds] = self.loop.call_at(deadline, self._expire, seconds, deadlines)
                 return
-            del starts[wait]
+            del deadlines[wait]
             wait.fail(QueueTimeoutError(f"nothing came within {seconds:g} s"))
         del self._deadlines[seconds], self._timers[seconds]
 
     def _forget_unused_timers(self) -> None:
         """Timeouts that are computed are hardly ever the same, and long ones would keep their timers for long."""
-        for seconds in [seconds for seconds, starts in self._deadlines.items() if not starts]:
+        for seconds in [seconds for seconds, deadlines in self._deadlines.items() if not deadlines]:
             del self._deadlines[seconds]
             self._timers.pop(seconds).cancel()
         self._deadlines_limit = max(100, 2 * len(self._deadlines))
+
+    def shift(self, seconds: float) -> None:
+        """The loop's time has been put on by so many seconds, its timers too: waits keep the time they had left."""
+        for deadlines in self._deadlines.values():
+            deadlines.update({wait: deadline + seconds for wait, deadline in deadlines.items()})
 
 
 def _leave_loop(error: BaseException) -> None:
