@@ -1,63 +1,157 @@
-"""`connect`: the replies of one ring kernel become the messages of another."""
+"""`connect`: the replies of one ring kernel become the messages of others."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from ..exceptions import KernelFailedError, KernelStateError, MessageTypeError, PyDotComputeError
-from ..messages import layout, same_schema
+from ..exceptions import KernelStateError, MessageTypeError, QueueFullError
+from ..messages import DEFAULT_PRIORITY, layout, same_schema
+from ..telemetry.observer import Delivery, in_hand, on_behalf_of
 from .compiled import CompiledKernel
+from .kernel import RingKernel
+from .scheduler import Wait, clock
 
 if TYPE_CHECKING:
-    from .kernel import RingKernel
+    from .mailbox import Entry
+    from .routing import Router
+
+PATIENCE = 0.05
+"""Seconds that a compiled kernel is held at most until its target has handled what the host has carried there."""
+
+
+def offer(target: RingKernel | Router, message: Any) -> Coroutine[Any, Any, None] | None:
+    """Put a message into a mailbox, on the runtime's loop. None: it is in. Else await this: the mailbox is full.
+
+    Errors as in `RingKernelRuntime.send`.
+    """
+    if not isinstance(target, RingKernel):
+        return target._offer(message)
+    if not isinstance(message, target._input_types):
+        target._admit_input(message)
+    if (put_now := target._put_now) is not None and put_now(message, None):
+        return None
+    box = target._box
+    plain = box.plain
+    n = len(plain)
+    if n < box.room and getattr(message, "priority", None) is DEFAULT_PRIORITY:
+        plain.append((message, clock(), None))
+        if n >= box.peak:
+            box.peak = n + 1
+        if box.getter is not None:
+            box.wake()
+        return None
+    if box.would_block and target._task is not None and target._task is asyncio.current_task():
+        raise QueueFullError(f"{target.id!r} would wait for ever for room in its own mailbox ({box.capacity})")
+    wait = box.put(message)
+    return None if wait is None else box.accepted(wait)
+
+
+async def spread(
+    targets: Iterable[RingKernel | Router], message: Any
+) -> tuple[int, list[tuple[RingKernel | Router, BaseException]]]:
+    """Put a message into several mailboxes; full ones are waited for when all others have got it.
+
+    Returns:
+        How many have taken it, and the others, each with the error that `RingKernelRuntime.send` would raise.
+    """
+    taken = 0
+    refused: list[tuple[RingKernel | Router, BaseException]] = []
+    full: list[tuple[RingKernel | Router, Coroutine[Any, Any, None]]] = []
+    for target in targets:
+        try:
+            waiting = offer(target, message)
+        except Exception as error:  # noqa: BLE001 - the caller raises it when the others have got the message
+            refused.append((target, error))
+        else:
+            if waiting is None:
+                taken += 1
+            else:
+                full.append((target, waiting))
+    if full:
+        results = await asyncio.gather(*(waiting for _, waiting in full), return_exceptions=True)
+        for (target, _), result in zip(full, results, strict=True):
+            if isinstance(result, BaseException):
+                refused.append((target, result))
+            else:
+                taken += 1
+    return taken, refused
+
+
+def first_error(refused: Sequence[tuple[RingKernel | Router, BaseException]], taken: int) -> BaseException:
+    """The error to raise when some of several mailboxes have refused a message; it says how the others have fared."""
+    (_, error), *others = refused
+    if taken or others:
+        error.add_note(f"{taken} others have got the message")
+    for target, other in others:
+        error.add_note(f"{target.id!r} has not either: {type(other).__name__}: {other}")
+    return error
+
+
+def is_closed(target: RingKernel | Router) -> bool:
+    """Whether it takes no message any more, for good."""
+    return target._box.closed is not None if isinstance(target, RingKernel) else target.closed
 
 
 class Link:
-    """Hands the replies of `source` that belong to no ask to `target`, until one of them ends.
+    """Hands the replies of `source` that belong to no ask to each of `targets`, until it ends or they have.
 
-    Compiled kernels of one backend do it themselves. Between others a task carries replies over, one at a time, so that
-    a full mailbox of the target holds the source up in the end.
-
-    Raises:
-        MessageTypeError: the target takes other messages than the source sends.
-        InstanceError: the target has several instances, and no key says which one a message is for.
-        KernelStateError, KernelFailedError: one of them stops or has ended, or the source is connected already.
+    A compiled kernel does it itself where its only target is another one on the same backend, and nobody observes
+    either of them. Else the **host** carries: a task, one reply at a time, so that a full mailbox of any target holds
+    the source up in the end.
     """
 
-    def __init__(self, source: RingKernel, target: RingKernel) -> None:
-        _check(source, target)
-        self.source, self.target = source, target
+    def __init__(self, source: RingKernel) -> None:
+        self.source = source
+        self.targets: tuple[RingKernel | Router, ...] = ()
+        self.task: asyncio.Task[None] | None = None
+        """Carries; None while the source does it itself."""
         self.carries = False
         """Whether it has a reply in hand."""
-        self.task: asyncio.Task[None] | None = None
-        if not (
-            isinstance(source, CompiledKernel)
-            and isinstance(target, CompiledKernel)
-            and source.definition.backend_name == target.definition.backend_name
-            and source._executor.connect(target._executor)
-        ):
-            self.task = source._scheduler.loop.create_task(self._carry())
+        self._waiting: Wait | None = None  # for a reply
+        self._refused = False  # the backend cannot hand over to this target
+        self._not_before, self._patience = 0.0, PATIENCE  # when to try again that the source does it itself
         source._link = self
         source.runtime._links.add(self)
 
     @property
     def busy(self) -> bool:
-        """Whether replies of the source still have to go to the target."""
+        """Whether replies of the source still have to go to a target."""
         return self.task is not None and (self.carries or len(self.source._out) > 0)
 
-    async def end(self) -> None:
-        """From now on replies are unread ones of the source; but one in hand still goes to the target if that lives."""
-        if self.task is not None:
-            self.let_go()
-        elif isinstance(self.source, CompiledKernel):
-            async with self.source._at_rest():
-                self.let_go()
+    @property
+    def names(self) -> str:
+        """The targets, in words."""
+        return " and ".join(repr(target.id) for target in self.targets)
 
-    def let_go(self) -> None:
+    def add(self, targets: Sequence[RingKernel | Router]) -> None:
+        """Hand replies over to these too. A compiled source is at rest."""
+        begins = not self.targets
+        former, self.targets = self.targets, (*self.targets, *targets)
+        self._refused = False
+        if begins and self._may_be_native and self._connect_natively():
+            return
+        if self.task is None:
+            if former and isinstance(self.source, CompiledKernel):
+                self.source._executor.disconnect()
+            self._over_host(former)
+
+    async def end(self, *targets: RingKernel | Router) -> None:
+        """Hand replies over to these, or to nobody, any longer; but one in hand still goes there if they live."""
+        async with at_rest(self.source) if self.task is None else nullcontext():
+            self.let_go(*targets)
+
+    def let_go(self, *targets: RingKernel | Router) -> None:
         """`end` where nothing has to be waited for."""
         source = self.source
         if source._link is not self:
+            return
+        self.targets = tuple(target for target in self.targets if target not in targets) if targets else ()
+        if self.targets:
+            self._poke()
             return
         source._link = None
         source.runtime._links.discard(self)
@@ -67,36 +161,177 @@ class Link:
         elif self.task is not None and not self.carries and self.task is not asyncio.current_task():
             self.task.cancel()
 
-    async def _carry(self) -> None:
-        source, target = self.source, self.target
-        runtime, out = source.runtime, source._out
-        while source._link is self:
-            try:
-                entry = await runtime._wait_for_reply(source, out.pull, None)
-            except (KernelFailedError, KernelStateError):  # it has ended and nothing is left
-                break
-            self.carries = True
-            try:
-                await runtime.send(target.id, entry[0])
-            except PyDotComputeError as error:
-                if target._box.closed:
-                    out.put_back(entry)
+    async def rewire(self) -> None:
+        """Let the source or the host do it, whichever may now. No reply is lost, and each target's order is kept."""
+        if self._is_to_change():
+            async with at_rest(self.source):
+                if self._is_to_change():  # still
+                    assert isinstance(self.source, CompiledKernel)
+                    self.source._executor.disconnect()
+                    self._over_host(self.targets)
+        elif self.task is not None:
+            self._refused, self._not_before = False, 0.0
+            self._poke()
+
+    def _is_to_change(self) -> bool:
+        """Whether the source does it itself, and may not any more."""
+        return self.task is None and self.source._link is self and not self._may_be_native
+
+    # -- natively ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _may_be_native(self) -> bool:
+        source, target = self.source, self.targets[0] if len(self.targets) == 1 else None
+        return (
+            isinstance(source, CompiledKernel)
+            and isinstance(target, CompiledKernel)
+            and source.definition.backend_name == target.definition.backend_name
+            and not (source._box._is_watched or target._box._is_watched)
+        )
+
+    def _connect_natively(self) -> bool:
+        source, target = self.source, self.targets[0]
+        assert isinstance(source, CompiledKernel)
+        assert isinstance(target, CompiledKernel)
+        connected = source._executor.connect(target._executor)
+        self._refused = not connected
+        return connected
+
+    async def _go_native(self) -> bool:
+        """Let the source do it, when all that the host had to carry has been handled."""
+        source, target = self.source, self.targets[0]
+        assert isinstance(source, CompiledKernel)
+        assert isinstance(target, CompiledKernel)
+        now, self._patience = source._scheduler.loop.time, min(2 * self._patience, 1.0)
+        async with source._at_rest():
+            # Natively sent ones would overtake those that wait in front of the target's ring, or in it.
+            end = now() + PATIENCE
+            while (entry := source._out.pull()) is not None:
+                if target._box.would_block or now() > end or not self._may_be_native:
+                    source._out.put_back(entry)
                     break
-                source.bury(entry, f"{target.id!r}, to which it is connected, did not take it: {error}")
-            finally:
-                self.carries = False
-                source._tell_watchers()
+                await self._hand_over(entry)
+            await target._until(lambda: not len(target._box) or len(source._out) > 0 or now() > end)
+            self._not_before = now() + self._patience
+            if len(source._out) or len(target._box) or not self._may_be_native or source._link is not self:
+                return False
+            return self._connect_natively()
+
+    # -- over the host -------------------------------------------------------------------------------------------------
+
+    def _over_host(self, former: Sequence[RingKernel | Router]) -> None:
+        self.task = self.source._scheduler.loop.create_task(self._carry(former))
+
+    def _poke(self) -> None:
+        """Let the task look whether it is still wanted."""
+        if self._waiting is not None:
+            waiting, self._waiting = self._waiting, None
+            self.source._out.leave(waiting)
+            waiting.set(None)
+
+    async def _carry(self, former: Sequence[RingKernel | Router]) -> None:
+        source = self.source
+        out = source._out
+        in_hand.set(None)  # who has connected them is not the cause of what comes
+        for target in former:  # what the source has put there itself comes first
+            if isinstance(target, CompiledKernel):
+                await target._until(partial(_is_empty, target))
+        while source._link is self and self.targets:
+            if (entry := out.pull()) is not None:
+                await self._hand_over(entry)
+            elif out.closed is not None:
+                break
+            elif (
+                self._may_be_native
+                and not self._refused
+                and source._scheduler.loop.time() >= self._not_before
+                and await self._go_native()
+            ):
+                self.task = None
+                return
+            elif not len(out):
+                self._waiting = waiting = source._scheduler.wait()
+                out.join(waiting)
+                try:
+                    await waiting
+                except asyncio.CancelledError:
+                    out.leave(waiting)
+                    raise
+                finally:
+                    self._waiting = None
         self.let_go()
+
+    async def _hand_over(self, entry: Entry) -> None:
+        source, out = self.source, self.source._out
+        self.carries = True
+        try:
+            with on_behalf_of(entry.cause if type(entry) is Delivery else None):
+                taken, refused = await spread(self.targets, entry[0])
+            ended = [target for target, _ in refused if is_closed(target)]
+            if len(ended) == len(refused) and not taken:
+                out.put_back(entry)
+            for target, error in refused:
+                if target not in ended:
+                    why = f"{target.id!r}, to which it is connected, did not take it: {error}"
+                    source.bury(entry, why, "undeliverable")
+            if ended:
+                self.let_go(*ended)
+        finally:
+            self.carries = False
+            source._tell_watchers()
+
+
+def _is_empty(kernel: CompiledKernel) -> bool:
+    return kernel._executor.depth == 0
+
+
+def at_rest(kernel: RingKernel) -> AbstractAsyncContextManager[None]:
+    """Where the replies of a compiled kernel go is not to change in the middle of a message."""
+    return kernel._at_rest() if isinstance(kernel, CompiledKernel) else nullcontext()
+
+
+async def connect(source: RingKernel, targets: Sequence[RingKernel | Router]) -> None:
+    """Hand the replies of `source` over to these too.
+
+    Raises:
+        TypeError: no target is named.
+        MessageTypeError: a target takes other messages than the source sends.
+        InstanceError: a target has several instances, and no key says which one a message is for.
+        KernelStateError, KernelFailedError: one of them stops or has ended, or two are connected already.
+    """
+    if not targets:
+        raise TypeError(f"name whom the replies of {source.id!r} shall go to: connect({source.id!r}, ...)")
+    async with at_rest(source):
+        for i, target in enumerate(targets):
+            if target in targets[:i] or (source._link is not None and target in source._link.targets):
+                raise KernelStateError(
+                    f"replies of {source.id!r} go to {target.id!r} already: disconnect({source.id!r}, {target.id!r}) "
+                    f"ends that"
+                )
+            for kernel in (target,) if isinstance(target, RingKernel) else target.kernels:
+                _check(source, kernel)
+        (source._link or Link(source)).add(targets)
+
+
+async def disconnect(source: RingKernel, targets: Sequence[RingKernel | Router]) -> None:
+    """Hand the replies of `source` over to these no longer; none named: to nobody.
+
+    Raises:
+        KernelStateError: they do not go there.
+    """
+    link = source._link
+    if link is None:
+        raise KernelStateError(f"replies of {source.id!r} go to no other kernel: connect({source.id!r}, ...) does that")
+    for target in targets:
+        if target not in link.targets:
+            raise KernelStateError(f"replies of {source.id!r} do not go to {target.id!r}, but to {link.names}")
+    await link.end(*targets)
 
 
 def _check(source: RingKernel, target: RingKernel) -> None:
     for kernel in (source, target):
         if kernel._box.closed:
             raise kernel._unusable()
-    if source._link is not None:
-        raise KernelStateError(
-            f"replies of {source.id!r} go to {source._link.target.id!r} already: disconnect({source.id!r}) first"
-        )
     if source is target:
         raise KernelStateError(
             f"{source.id!r} cannot be connected to itself: it would wait for room in its own mailbox"
