@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pydotcompute import RingKernelRuntime, message, ring_kernel
+from pydotcompute import Record, RingKernelRuntime, message, ring_kernel
 from pydotcompute.exceptions import KernelNotFoundError, LoopError, QueueTimeoutError, RuntimeClosedError
 from pydotcompute.runtime import DeadLetter, DeadLetters, KernelState, Letters
 from pydotcompute.runtime.dead_letters import KINDS
@@ -31,6 +31,15 @@ class Order:
     city: str
     data: object = None
     message_id: UUID = field(default_factory=uuid4)
+
+
+@message
+class Number:
+    n: np.int64
+
+
+class Tally(Record):
+    total: np.int64
 
 
 def kinds(letters):
@@ -300,6 +309,43 @@ async def test_the_blocking_twin(runtime, dead, in_thread, on_loop):
 
     with pytest.raises(LoopError):
         await on_loop(from_its_own_loop)
+
+
+async def test_a_message_for_one_instance_is_sent_to_that_instance_again(runtime):
+    def tally(state: Tally, msg: Number, out: Number):
+        state.total += msg.n
+        out.n = state.total
+        return True
+
+    definition = ring_kernel("tally", backend="interpreted", instances=3, state=Tally)(tally)
+    kernel = await runtime.launch(definition)
+    await kernel[2].send(Number(5))
+    await kernel[0].send(Number(3))
+    await kernel.terminate()
+    assert [letter.instance for letter in runtime.dead_letters] == [2, 0]
+    assert "tally[2]" in repr(runtime.dead_letters)
+    kernel = await runtime.launch(definition)
+    await kernel.activate()
+    assert (await runtime.dead_letters.replay()).sent == 2
+    await runtime.wait_idle()
+    assert [(await kernel[i].snapshot()).total for i in range(3)] == [3, 0, 5]
+    await runtime.receive_batch("tally")
+
+
+async def test_what_another_kernel_cannot_take_stays(runtime, start):
+    async def texts(ctx):
+        async for _ in ctx:
+            ...
+
+    async def worker(ctx): ...
+
+    await start(texts, input_type=str)
+    await start(worker, activate=False)
+    await runtime.send_many("worker", ["one", 2])
+    await runtime.terminate("worker")
+    replayed = await runtime.dead_letters.replay(to="texts")
+    assert (replayed.sent, dict(replayed.refused)) == (1, {"'texts' takes str, not int": 1})
+    assert [letter.message for letter in runtime.dead_letters] == [2]
 
 
 async def test_a_closed_runtime_takes_nothing(loop_mode):
