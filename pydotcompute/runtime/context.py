@@ -250,6 +250,10 @@ class KernelContext(Generic[In, Out]):
         """Send a message to another kernel; waits while its mailbox is full. Errors as in `RingKernelRuntime.send`."""
         await self._kernel.runtime.send(kernel_id, message)
 
+    async def publish(self, topic: str, message: Any) -> int:
+        """Send a message to all who have subscribed to its topic; how many. Errors as in `runtime.publish`."""
+        return await self._kernel.runtime.publish(topic, message)
+
     async def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
         """Send a message to another kernel and wait for its reply. Errors as in `RingKernelRuntime.ask`.
 

@@ -195,11 +195,14 @@ class Router:
         async with self._resizing:
             kept = [routee for routee in self._routees if self._lives(routee)]
             kept, left = kept[:size], kept[size:]
+            self._let_share(kept)
             while len(kept) < size:
-                kept.append(await self._launched())
-            if self.id not in self.runtime._routers:  # closed meanwhile
-                left, kept = [*left, *kept], []
-            self._let_share(sorted(kept, key=lambda routee: routee.number))
+                launched = await self._launched()
+                if self.id not in self.runtime._routers:  # closed meanwhile
+                    left.append(launched)
+                    break
+                kept = sorted([*kept, launched], key=lambda routee: routee.number)
+                self._let_share(kept)
         await self._end([routee.kernel for routee in left], timeout)
 
     async def close(self, timeout: float | None = None) -> None:
@@ -463,7 +466,7 @@ async def router(
             made._let_share([_Routee(kernel, number) for number, kernel in enumerate(found)])
             made._open()
     except BaseException:
-        runtime._routers.pop(router_id, None)
+        await made.close()
         raise
     return made
 
