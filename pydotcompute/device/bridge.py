@@ -7,7 +7,7 @@ Everything is an int64 word, known by its address, as in `ring`. Four blocks for
 - a **cell** for each block of threads, beside it: its queue's head and tail. While it runs, a block has a copy of what
   it needs of both on its **desk**, in shared memory, with what its first thread tells the others.
 - its **control** words, in page-locked memory that both sides see. Each word has one writer.
-- its **bridge**, which only the host's poller knows.
+- its **bridge**, which only the host knows: its poller, and the event loop while the kernel rests.
 
 Messages go through a ring of slots in page-locked memory (**down**), of which the device copies as many as there are
 at once into a ring of the same form in its own memory (**stage**): reading a word of the host's memory takes a GPU
@@ -81,9 +81,9 @@ REPLIED, FAILED, WAS_PUSHED = 1, 2, 4
 
 # -- the bridge --------------------------------------------------------------------------------------------------------
 
-BRIDGE_SENT, BRIDGE_RUN, BRIDGE_ASKED, BRIDGE_UP, BRIDGE_FED_DONE = range(5)
-BRIDGE_LAUNCH, BRIDGE_RESIDENT, BRIDGE_CLOSING, BRIDGE_FAULT, BRIDGE_FAILED_ENTRY, BRIDGE_FAILED_INSTANCE = range(5, 11)
-BRIDGE_LEASE, BRIDGE_ACTIVE, BRIDGE_QUERIED = range(11, 14)
+BRIDGE_SENT, BRIDGE_RUN, BRIDGE_ASKED, BRIDGE_UP = range(4)
+BRIDGE_LAUNCH, BRIDGE_RESIDENT, BRIDGE_CLOSING, BRIDGE_FAULT, BRIDGE_FAILED_ENTRY, BRIDGE_FAILED_INSTANCE = range(4, 10)
+BRIDGE_LEASE, BRIDGE_ACTIVE, BRIDGE_QUERIED = range(10, 13)
 BRIDGE_CONTROL, BRIDGE_DOWN, BRIDGE_UP_RING, BRIDGE_WINDOW, BRIDGE_UP_MASK, BRIDGE_FED_MASK = range(LINE, LINE + 6)
 BRIDGE_SLOT, BRIDGE_UP_SLOT, BRIDGE_TICKETS, BRIDGE_STAMPS, BRIDGE_FED_MARKS, BRIDGE_FED = range(LINE + 6, LINE + 12)
 BRIDGE_FUNCTION, BRIDGE_STREAM, BRIDGE_BLOCKS, BRIDGE_X, BRIDGE_Y, BRIDGE_PARAMETERS = range(2 * LINE, 2 * LINE + 6)
@@ -92,6 +92,6 @@ BRIDGE_WORDS = 3 * LINE
 
 DONE = -1
 """In place of the ticket of a message that was handled."""
-NO_ENTRY = -1
+NO_ENTRY = -2  # like that of a message of the host, at no position
 ENDED = -1
 """In place of an error of CUDA: the launch is over, and the loop has not left."""

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import PyDotComputeError
 from ..messages import layout
-from ..runtime.executor import Executor, Program
+from ..runtime.executor import BY_KEY, Executor, Program
 from . import atomics, compiler, host, ring
 from .ring import Ring, address, block
 from .rules import check_step
@@ -212,6 +212,7 @@ class CpuExecutor(host.RingExecutor):
     def disconnect(self) -> None:
         if self._target is not None:
             self._target = None
+            self._out.words[ring.WRITER] = 0  # when the target has taken all, another may have its place
             self._give_new_out()
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -225,14 +226,13 @@ class CpuExecutor(host.RingExecutor):
             self._end_with(error)
             return
         self.pool.start()
-        self.words[ring.PAUSED] = 0
+        self._go_on()
         self._native.do(ring.NOTIFY, self.address)
 
     def pause(self) -> None:
         self.words[ring.PAUSED] = 1
 
-    @property
-    def resting(self) -> bool:
+    def _comes_to_rest(self) -> bool:
         return self._native.do(ring.RESTING, self.address) != 0
 
     def swap(self, program: Program) -> None:
@@ -247,19 +247,35 @@ class CpuExecutor(host.RingExecutor):
         assert self._states is not None
         return self._states[instance : instance + 1].copy()
 
-    def retrieve(self) -> Sequence[tuple[Any, int]]:
+    def retrieve(self) -> Sequence[tuple[Any, int, int]]:
         words, inbox = self.words, self._inbox.words
         head = int(inbox[ring.HEAD])
         if words[ring.MESSAGES] == inbox[ring.BUFFER]:  # a batch that is not over: what was handled of it is known here
             head = max(head, int(words[ring.FIRST]))
-        found = [(message, ticket) for _, message, ticket in self._queued(head)]
+        found = [one for _, one in self._queued(head)]
         if not self.resting:  # a step that does not come back; it would find nothing more than the message in its hands
             return found
         self._empty_inbox()
-        for source in self._sources[self._sources != 0].tolist():
-            while self._native.take(source, self._scratch.message_address, 1):
-                found.append((self.program.message.unpack_from(self._scratch.message, 0), 0))
+        for source in self._source_rings:
+            if source is not None:
+                sent = self._sent_by(source)
+                has_failed = words[ring.FAILED] and words[ring.MESSAGES] == source.words[ring.BUFFER]
+                found = [*sent, *found] if has_failed else [*found, *sent]
+        self._native.do(ring.TELL, self.address)
         return found
+
+    def _sent_by(self, source: Ring) -> list[tuple[Any, int, int]]:
+        """Take what another kernel has sent and is there now: it may be sending more."""
+        unpack, scratch, sent = self.program.message.unpack_from, self._scratch, []
+        for _ in range(int(source.words[ring.TAIL] - source.words[ring.HEAD])):
+            self._native.take(source.address, scratch.message_address, 1)
+            sent.append((unpack(scratch.message, 0), BY_KEY, 0))
+        return sent
+
+    def renew(self, keep_states: bool) -> None:
+        if self._states is not None and not keep_states:
+            self._states[:] = self.program.definition.initial()
+        self._forget_failure()
 
     @property
     def failure(self) -> BaseException | None:

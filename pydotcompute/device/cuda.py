@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError, DeviceError, PyDotComputeError
 from ..messages import layout
-from ..runtime.executor import Executor, Program
+from ..runtime.executor import BY_KEY, Executor, Program
 from ..telemetry import COUNTERS
 from . import bridge, cuda_compiler, driver, host, ring
 from .cache import cached_module, fingerprint_of
@@ -314,6 +314,7 @@ class CudaExecutor(host.RingExecutor):
         parts = [8 * bridge.SEAT_WORDS, 8 * bridge.CELL_WORDS * grid, places * size["SLOT"], places * size["FED_SLOT"]]
         parts += [8 * queue_places * self._blocks, report_size * grid, 8 * len(definition.buffers), self._state_size]
         (seat, cells, stage, fed, queues, replies, buffers, states), total = _laid_out(parts)
+        self._emptied = False  # and the device does not know yet
         self._stream = stream = device.stream()
         try:
             self._memory = memory = device.allocate(total, stream)
@@ -321,7 +322,8 @@ class CudaExecutor(host.RingExecutor):
             pinned.free()
             device.end_stream(stream)
             raise
-        self._seat, self._fed, self._buffers_at, self._states_at = (memory + at for at in (seat, fed, buffers, states))
+        self._seat, self._cells, self._fed = memory + seat, memory + cells, memory + fed
+        self._buffers_at, self._states_at = memory + buffers, memory + states
         words = np.zeros(bridge.SEAT_WORDS, np.int64)
         words[bridge.CONTROL] = self._control_address
         words[bridge.DOWN], words[bridge.UP] = pinned.device_address + down, pinned.device_address + up
@@ -431,21 +433,27 @@ class CudaExecutor(host.RingExecutor):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        buffers = self.program.definition.buffers
         try:
-            if buffers:
+            self._catch_up()
+            if self.program.definition.buffers:
                 lent = self._lent(self._holder, self._device.index)
                 self._device.write(self._buffers_at, np.array(lent, np.int64), self._stream)
         except PyDotComputeError as error:
             self._end_with(error)
             return
         self.pool.start()
-        self.words[ring.PAUSED] = 0
+        self._let_go()
+        self._go_on()
         self.pool.nudge(self.address)
+
+    def _let_go(self) -> None:
+        """Let the poller look after it again."""
+        if self._rests:
+            self.words[ring.OWNER] = ring.NOBODY
 
     def _holder(self) -> str | None:
         """Who has the buffers."""
-        return None if self._closed or self.resting else self.program.definition.kernel_id
+        return None if self._closed or self._is_off else self.program.definition.kernel_id
 
     def pause(self) -> None:
         self.words[ring.PAUSED] = 1
@@ -457,11 +465,13 @@ class CudaExecutor(host.RingExecutor):
         return self._target
 
     @property
-    def resting(self) -> bool:
+    def _is_off(self) -> bool:
+        """Whether it is not on the device, and is not to be."""
         self._native.do(ring.FENCE, 0)
-        if self.words[ring.FAILED]:
-            return bool(self.words[ring.FAILED] == ring.TOLD)
-        return bool(self.words[ring.PAUSED]) and not self._bridge[bridge.BRIDGE_RESIDENT]
+        return bool(self.words[ring.PAUSED] or self.words[ring.FAILED]) and not self._bridge[bridge.BRIDGE_RESIDENT]
+
+    def _comes_to_rest(self) -> bool:
+        return self._is_off and self._native.do(ring.CLAIM, self.address) != 0
 
     def swap(self, program: Program) -> None:
         assert isinstance(program, CudaProgram)
@@ -492,40 +502,75 @@ class CudaExecutor(host.RingExecutor):
     def _instance_state(self, instance: int) -> NDArray[np.void]:
         return self.states()[instance : instance + 1]
 
-    def retrieve(self) -> Sequence[tuple[Any, int]]:
-        head, sent = int(self._inbox.words[ring.HEAD]), int(self._bridge[bridge.BRIDGE_SENT])
+    def retrieve(self) -> Sequence[tuple[Any, int, int]]:
+        mine, head = self._bridge, int(self._inbox.words[ring.HEAD])
         done = {
             position
-            for position in range(head, sent)
+            for position in range(head, int(mine[bridge.BRIDGE_SENT]))
             if self._tickets[(position - self._base) & (self._places - 1)] == bridge.DONE
         }
         found = [one for one in self._queued(head) if one[0] not in done]
-        failed = int(self._bridge[bridge.BRIDGE_FAILED_ENTRY])
-        if failed != bridge.NO_ENTRY and failed & 1 == bridge.FROM_HOST:
-            found.sort(key=lambda one: one[0] != self._base + (failed >> 1))
-        messages = [(message, ticket) for _, message, ticket in found]
-        if self.resting:
-            self._empty_inbox()
-            messages = [*self._fed_left(failed), *messages]
-        return messages
+        position, kind = divmod(int(mine[bridge.BRIDGE_FAILED_ENTRY]), 2)
+        if kind == bridge.FROM_HOST:
+            found.sort(key=lambda one: one[0] != self._base + position)
+        messages = [one for _, one in found]
+        if not self.resting:
+            return messages
+        self._empty_inbox()
+        tail = int(self._inbox.words[ring.TAIL])
+        mine[bridge.BRIDGE_SENT], mine[bridge.BRIDGE_RUN] = tail, self._inbox.words[ring.RUN_TAIL]
+        mine[bridge.BRIDGE_ASKED] = self._answers.words[ring.TAIL]  # as many asks as answers
+        self._control[bridge.DOWN_TAIL] = tail - self._base
+        self._emptied = True
+        fed = self._sent_by_others(position if kind == bridge.FROM_KERNEL else None)
+        self._native.do(ring.TELL, self.address)
+        return [*fed, *messages] if kind == bridge.FROM_KERNEL else [*messages, *fed]
 
-    def _fed_left(self, failed: int) -> list[tuple[Any, int]]:
-        """The messages of other kernels that were not handled; the one that it failed with is the first."""
+    def _sent_by_others(self, failed: int | None) -> list[tuple[Any, int, int]]:
+        """Take the messages of other kernels that were not handled; the one at position `failed` is the first.
+
+        As far as they are there: others may be sending more.
+        """
         if not self._control[bridge.IS_FED] or self._is_broken:
             return []
-        tail = int(self._device.read(self._seat + 8 * bridge.FED_TAIL, 8, self._stream).view(np.int64)[0])
-        left = [
-            position
-            for position in range(int(self._bridge[bridge.BRIDGE_FED_DONE]), tail)
-            if not self._marks[position & (self._places - 1)]
-        ]
-        if failed & 1 == bridge.FROM_KERNEL and failed != bridge.NO_ENTRY:
-            left.sort(key=lambda position: position != failed >> 1)
-        unpack = self.program.message.unpack_from
-        slots = {position: self._fed_slot_at(position) for position in left}
-        # A kernel that did not come back in time may have a place and not have written there yet.
-        written = [slot for position, slot in slots.items() if slot[:8] == (position + 1).to_bytes(8, "little")]
-        return [(unpack(memoryview(slot), bridge.HEAD_OF_SLOT), 0) for slot in written]
+        places, slots = self._places, np.empty(0, np.uint8)
+        start = end = int(self._fed_words[ring.HEAD])
+        with suppress(DeviceError):  # they are lost
+            tail = int(self._device.read(self._seat + 8 * bridge.FED_TAIL, 8, self._stream).view(np.int64)[0])
+            slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
+            numbers = slots.view(np.int64)[:: self._fed_slot // 8]
+            while end < tail and numbers[end & (places - 1)] == end + 1:
+                end += 1
+            # What was written before such a number is there for sure when the number has been seen.
+            slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
+        left = [position for position in range(start, end) if not self._marks[position & (places - 1)]]
+        left.sort(key=lambda position: position != failed)
+        self._marks[:] = 0
+        self._fed_words[ring.HEAD] = end
+        self._control[bridge.FED_LIMIT] = end + self._bridge[bridge.BRIDGE_FED_PLACES]
+        unpack, view = self.program.message.unpack_from, slots.data
+        places_of = [(position & (places - 1)) * self._fed_slot for position in left]
+        return [(unpack(view, at + bridge.HEAD_OF_SLOT), BY_KEY, 0) for at in places_of]
+
+    def _catch_up(self) -> None:
+        """Let the device know that nothing is left of what it was sent."""
+        if not self._emptied:
+            return
+        staged = int(self._inbox.words[ring.HEAD]) - self._base
+        self._set(bridge.STAGED, staged, int(self._fed_words[ring.HEAD]))
+        cells = np.zeros(bridge.CELL_WORDS * int(self._bridge[bridge.BRIDGE_BLOCKS]), np.int64)
+        self._device.write(self._cells, cells, self._stream)
+        self._emptied = False
+
+    def renew(self, keep_states: bool) -> None:
+        if self._is_broken:
+            raise self._fault()
+        initial = None if keep_states else self.program.definition.initial()
+        self._catch_up()
+        if initial is not None:
+            self._device.write(self._states_at, initial, self._stream)
+        self._bridge[bridge.BRIDGE_FAILED_ENTRY] = bridge.NO_ENTRY
+        self._forget_failure()
 
     def _fed_slot_at(self, position: int) -> bytes:
         at = self._fed + (position & (self._places - 1)) * self._fed_slot
@@ -564,6 +609,7 @@ class CudaExecutor(host.RingExecutor):
         if self._closed:  # with the engine, before its runtime
             return
         self._shut()
+        self._let_go()
         self.words[ring.PAUSED] = 1
         self._bridge[bridge.BRIDGE_CLOSING] = 1
         self.pool.nudge(self.address)

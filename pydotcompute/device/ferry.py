@@ -28,6 +28,7 @@ from pydotcompute.device.atomics import (
     relax,
     release,
     store,
+    swap_if,
 )
 from pydotcompute.device.bridge import (
     BRIDGE_ACTIVE,
@@ -41,7 +42,6 @@ from pydotcompute.device.bridge import (
     BRIDGE_FAILED_INSTANCE,
     BRIDGE_FAULT,
     BRIDGE_FED,
-    BRIDGE_FED_DONE,
     BRIDGE_FED_MARKS,
     BRIDGE_FED_MASK,
     BRIDGE_FED_PLACES,
@@ -103,12 +103,15 @@ from pydotcompute.device.ring import (
     LAUNCH,
     LIMIT,
     MASK,
+    NOBODY,
     NUDGED,
     ONE,
     OUT,
+    OWNER,
     PASSES,
     PAUSED,
     POLL,
+    POLLER,
     QUERY,
     READ_FDS,
     READY_BITS,
@@ -292,13 +295,12 @@ def advance(kernel: int) -> None:
     store(inbox, RUN_HEAD, run)
     release(inbox, HEAD, head)
     fed, marks, fed_mask = load(bridge, BRIDGE_FED), load(bridge, BRIDGE_FED_MARKS), load(bridge, BRIDGE_FED_MASK)
-    done = load(bridge, BRIDGE_FED_DONE)
+    # What a kernel has pushed may be known to have been handled before it is known to have been pushed.
+    done = load(fed, HEAD)
     while load(marks, done & fed_mask):
         store(marks, done & fed_mask, 0)
         done += 1
-    store(bridge, BRIDGE_FED_DONE, done)
-    # What a kernel has pushed may be known to have been handled before it is known to have been pushed.
-    release(fed, HEAD, min(done, load(fed, TAIL)))
+    release(fed, HEAD, done)
 
 
 @_inside
@@ -309,7 +311,7 @@ def grant(kernel: int) -> None:
     limit = acquire(out, HEAD) + load(out, LIMIT) - load(bridge, BRIDGE_BASE)
     if load(control, OUT_LIMIT) != limit:
         release(control, OUT_LIMIT, limit)
-    limit = load(bridge, BRIDGE_FED_DONE) + load(bridge, BRIDGE_FED_PLACES)
+    limit = load(load(bridge, BRIDGE_FED), HEAD) + load(bridge, BRIDGE_FED_PLACES)
     if load(control, FED_LIMIT) != limit:
         release(control, FED_LIMIT, limit)
 
@@ -330,10 +332,10 @@ def keep_launched(pool: int, kernel: int, now: int) -> int:
         if acquire(control, GONE) == load(bridge, BRIDGE_LAUNCH):
             while fetch(kernel, now):
                 pass
-            if load(kernel, FAILED) == 1 and load(bridge, BRIDGE_FAULT) == 0:
+            if load(kernel, FAILED):
                 store(kernel, FAILED, TOLD)
-                tell(kernel, FAILURE)
             release(bridge, BRIDGE_RESIDENT, 0)
+            fence()  # whoever arms for what has come sees it, or is seen
             return 1
         # One with messages may wait for room in another, which has no place.
         still = now - load(bridge, BRIDGE_ACTIVE)
@@ -387,8 +389,15 @@ def broken(kernel: int, code: int, now: int) -> None:
         pass
     store(bridge, BRIDGE_FAULT, code)
     store(bridge, BRIDGE_RESIDENT, 0)
-    release(kernel, FAILED, TOLD)
-    tell(kernel, FAILURE)
+    store(kernel, FAILED, TOLD)
+
+
+@_inside
+def is_at_rest(kernel: int) -> int:
+    """Whether there is nothing to look after: the event loop may have it for itself."""
+    if load(load(kernel, BRIDGE), BRIDGE_RESIDENT):
+        return 0
+    return load(kernel, PAUSED) or load(kernel, FAILED)
 
 
 @_inside
@@ -400,6 +409,11 @@ def attend_all(pool: int, now: int) -> int:
         if kernel == 0:
             continue
         bridge = load(kernel, BRIDGE)
+        had_failed = load(kernel, FAILED) == TOLD
+        if load(bridge, BRIDGE_CLOSING) == 0 and is_at_rest(kernel):
+            continue
+        if swap_if(kernel, OWNER, NOBODY, POLLER) == 0:
+            continue
         moved = fetch(kernel, now)
         grant(kernel)  # also while it is not there: others may wait for room, without which it gets nothing to do
         advance(kernel)
@@ -412,6 +426,9 @@ def attend_all(pool: int, now: int) -> int:
             happened = events(kernel, armed)
             if happened:
                 tell(kernel, happened)
+        release(kernel, OWNER, NOBODY)
+        if load(kernel, FAILED) == TOLD and not had_failed:
+            tell(kernel, FAILURE)
         if load(bridge, BRIDGE_CLOSING) and load(bridge, BRIDGE_RESIDENT) == 0:
             store(kernels, index, 0)
             release(bridge, BRIDGE_CLOSING, DONE)

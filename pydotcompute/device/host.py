@@ -14,7 +14,7 @@ import os
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -260,7 +260,7 @@ class RingExecutor(ABC):
         self._sources = block(8 * MAX_SOURCES)
         self._target: RingExecutor | None = None
         self._failure: BaseException | None = None
-        self._closed = False
+        self._closed = self._rests = False
         self.words = words = block(8 * ring.KERNEL_WORDS)
         self.address = address(words)
         self._give_new_out()
@@ -391,9 +391,20 @@ class RingExecutor(ABC):
     # -- life ----------------------------------------------------------------------------------------------------------
 
     @property
-    @abstractmethod
     def resting(self) -> bool:
-        """As `Executor.resting`."""
+        # Once it does, nobody else begins anything with it.
+        self._rests = self._rests or self._comes_to_rest()
+        return self._rests
+
+    @abstractmethod
+    def _comes_to_rest(self) -> bool:
+        """Whether it rests and will until `run`."""
+
+    def _go_on(self) -> None:
+        """It rests no longer."""
+        self._rests = False
+        self._native.do(ring.FENCE, 0)  # what has changed meanwhile comes before
+        self.words[ring.PAUSED] = 0
 
     def _lent(self, holder: Callable[[], str | None], device: int | None) -> list[int]:
         """Where the step finds its buffers on that GPU, or on the CPU (None).
@@ -422,20 +433,28 @@ class RingExecutor(ABC):
     def _instance_state(self, instance: int) -> NDArray[np.void]:
         """A copy of the state of an instance, shape (1,)."""
 
-    def _queued(self, head: int) -> Iterator[tuple[int, Any, int]]:
-        """The messages in the ring from position `head` on: position, message, ticket."""
+    def _queued(self, head: int) -> list[tuple[int, tuple[Any, int, int]]]:
+        """The messages in the ring from position `head` on: position; message, instance and ticket."""
         inbox, mask = self._inbox.words, int(self._inbox.words[ring.MASK])
-        view = _bytes(self._inbox.memory[0])
+        view, found = _bytes(self._inbox.memory[0]), []
         unpack, size = self.program.message.unpack_from, self.program.message.dtype.itemsize
         for run in range(int(inbox[ring.RUN_HEAD]), int(inbox[ring.RUN_TAIL])):
             at = (run & mask) * ring.RUN_WORDS
-            end, ticket = (int(self._inbox.memory[1][at + word]) for word in (ring.END, ring.TICKET))
-            yield from ((position, unpack(view, (position & mask) * size), ticket) for position in range(head, end))
+            end, instance, ticket = self._inbox.memory[1][at + ring.END : at + ring.TICKET + 1].tolist()
+            for position in range(head, end):
+                found.append((position, (unpack(view, (position & mask) * size), instance, ticket)))
             head = max(head, end)
+        return found
 
     def _empty_inbox(self) -> None:
+        """Only while it rests, and the gate is closed."""
         inbox = self._inbox.words
-        inbox[ring.RUN_HEAD], inbox[ring.HEAD] = inbox[ring.RUN_TAIL], inbox[ring.TAIL]
+        inbox[ring.RUN_HEAD], inbox[ring.HEAD], inbox[ring.RUN_BEGUN] = inbox[ring.RUN_TAIL], inbox[ring.TAIL], 0
+
+    def _forget_failure(self) -> None:
+        """As part of `renew`."""
+        self._failure = None
+        self.words[ring.PAUSED], self.words[ring.FAILED] = 1, 0
 
     def _rehearsed(self, memory: bytes, instance: int) -> BaseException:
         """Compiled code does not say where it failed: let Python try the same message on a copy of the state.

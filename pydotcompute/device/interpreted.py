@@ -110,7 +110,10 @@ class InterpretedExecutor:
         self._buffers = [buffer.host for buffer in definition.buffers.values()]
         self._message = _Record(layout(definition.message_type))
         self._reply = _Record(layout(definition.reply_type)) if definition.reply_type is not None else None
-        self._views: list[Any] = [None] * definition.instances
+        self._adopt_states()
+
+    def _adopt_states(self) -> None:
+        self._views: list[Any] = [None] * self._definition.instances
         if self._states is not None:
             self._views = [_viewed(_view(self._states.dtype), state) for state in self._states]
 
@@ -235,10 +238,20 @@ class InterpretedExecutor:
         assert self._states is not None
         return self._states.copy()
 
-    def retrieve(self) -> Sequence[tuple[Any, int]]:
+    def retrieve(self) -> Sequence[tuple[Any, int, int]]:
         with self._lock:
             left, self._ring = self._ring, deque()
-        return [(self._message.layout.unpack_from(packed, 0), ticket) for packed, _, ticket, _ in left]
+        if left and not self._closed:
+            self._engine.loop.call_soon(self._tell)  # there is room
+        unpack = self._message.layout.unpack_from
+        return [(unpack(packed, 0), instance, ticket) for packed, instance, ticket, _ in left]
+
+    def renew(self, keep_states: bool) -> None:
+        if not keep_states:
+            self._states = self._definition.initial()
+            self._adopt_states()
+        self._runs, self.failure = False, None
+        self._armed |= Event.FAILURE
 
     def close(self) -> None:
         with self._lock:
@@ -349,6 +362,8 @@ class InterpretedExecutor:
 
     def _tell(self) -> None:
         """Notify of what was armed for and has come; let those go on that waited for room here."""
+        if self._closed:
+            return
         if self.depth < self._capacity:
             sources, self._sources = self._sources, set()
             for source in sources:

@@ -46,6 +46,7 @@ from pydotcompute.device.ring import (
     BUFFER,
     BUSY,
     CHUNK,
+    CLAIM,
     CLOCK,
     END,
     FAILED,
@@ -59,6 +60,7 @@ from pydotcompute.device.ring import (
     HANDLED,
     HAPPENED,
     HEAD,
+    HOST,
     HOST_FD,
     IDLE,
     INBOX,
@@ -75,10 +77,12 @@ from pydotcompute.device.ring import (
     MESSAGE_MASK,
     MESSAGES,
     MOST_LEFT,
+    NOBODY,
     NOTED_BITS,
     NOTIFY,
     ONE,
     OUT,
+    OWNER,
     PASSES,
     PATIENCE,
     PAUSED,
@@ -124,6 +128,7 @@ from pydotcompute.device.ring import (
     STATUS,
     STOP,
     TAIL,
+    TELL,
     TICKET,
     TO_INSTANCE,
     TOLD,
@@ -221,7 +226,7 @@ def queued(kernel: int) -> int:
     for i in range(load(kernel, SOURCE_COUNT)):
         source = load(sources, i)
         if source:
-            count += acquire(source, TAIL) - load(source, HEAD)
+            count += max(acquire(source, TAIL) - load(source, HEAD), 0)  # of a GPU its end may be known late
     return count
 
 
@@ -255,6 +260,16 @@ def tell(kernel: int, happened: int) -> None:
     fetch_or(load(pool, NOTED_BITS), index >> 6, 1 << (index & 63))
     if exchange(pool, SIGNALLED, 1) == 0:
         write(load(pool, HOST_FD), load(pool, ONE), 8)
+
+
+@_inside
+def tell_armed(kernel: int) -> None:
+    """Let the event loop know of what it is armed for and has come."""
+    armed = load(kernel, ARMED)
+    if armed:
+        happened = events(kernel, armed)
+        if happened:
+            tell(kernel, happened)
 
 
 # -- the host's side. These keep the interpreter locked: that makes one writer of many threads -------------------------
@@ -416,6 +431,10 @@ def do(what: int, kernel: int) -> int:
         return now_ns()
     elif what == FENCE:
         fence()
+    elif what == TELL:  # of what has come while it rested
+        tell_armed(kernel)
+    elif what == CLAIM:  # keep the poller away from it; 0 if that is at it
+        return swap_if(kernel, OWNER, NOBODY, HOST) or load(kernel, OWNER) == HOST
     return 0
 
 
@@ -541,7 +560,7 @@ def attend(kernel: int, now: int, end_at: int) -> int:
     if now == 0:
         now = now_ns()
     latest = now + 100_000
-    while done < TURN and now < latest:
+    while done < TURN and now < latest and load(kernel, FAILED) == 0:
         run = load(inbox, RUN_HEAD)
         if run == runs:
             break
@@ -566,10 +585,10 @@ def attend(kernel: int, now: int, end_at: int) -> int:
     sources = load(kernel, SOURCES)
     for i in range(load(kernel, SOURCE_COUNT)):
         source = load(sources, i)
-        if source == 0 or blocked:
+        if source == 0 or blocked or load(kernel, FAILED):  # what it failed with is known by the job
             continue
         turn = 0
-        while turn < TURN and now < latest:
+        while turn < TURN and now < latest and load(kernel, FAILED) == 0:
             head = load(source, HEAD)
             end = min(acquire(source, TAIL), head + load(kernel, CHUNK))
             if head == end:
@@ -590,11 +609,7 @@ def attend(kernel: int, now: int, end_at: int) -> int:
     if done:
         store(end_at, 0, now)
         light(load(kernel, POOL))
-        armed = load(kernel, ARMED)
-        if armed:
-            happened = events(kernel, armed)
-            if happened:
-                tell(kernel, happened)
+        tell_armed(kernel)
     return done
 
 

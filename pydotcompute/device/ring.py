@@ -56,6 +56,7 @@ BRIDGE = 13  # of a GPU
 GATE, PATIENCE = LINE, LINE + 1  # not 0: messages are let through; how often the next ask looks for its answer
 PAUSED = 2 * LINE  # the host says: handle no further message
 STATUS = 3 * LINE  # ASLEEP, READY: its bit in the pool is set, ATTENDED: by a worker, GONE
+OWNER = 3 * LINE + 1  # of a GPU: NOBODY, POLLER: it is looking after it, HOST: it rests until it is let go
 ARMED, HAPPENED = 4 * LINE, 4 * LINE + 1  # events
 CHUNK, FAILED = 5 * LINE, 5 * LINE + 1  # of the loop
 MESSAGES, MESSAGE_MASK, FIRST, LAST, TO_INSTANCE, REPLIES, REPLY_MASK, REPLY_TAIL, REPLY_LIMIT = range(
@@ -64,6 +65,7 @@ MESSAGES, MESSAGE_MASK, FIRST, LAST, TO_INSTANCE, REPLIES, REPLY_MASK, REPLY_TAI
 KERNEL_WORDS = 7 * LINE
 
 ASLEEP, READY, ATTENDED, GONE = range(4)
+NOBODY, POLLER, HOST = range(3)
 TOLD = 2  # FAILED, and the loop has done with the kernel
 ANSWER, REPLY, ROOM, IDLE, FAILURE = 1, 2, 4, 8, 16  # as `runtime.executor.Event`
 
@@ -101,7 +103,7 @@ PROCESSED, REPLIED, BUSY, WAITED, HANDLED = (
 )
 """Words of a row of counters, the last two the first of their histograms."""
 LAST_BUCKET = BUCKETS - 1
-QUEUED, NOTIFY, RESTING, WITHDRAW, CLOCK, FENCE = range(6)
+QUEUED, NOTIFY, RESTING, WITHDRAW, CLOCK, FENCE, TELL, CLAIM = range(8)
 """What the host asks `loop.do` for."""
 FULL, SHUT = 0, -1
 """What putting says when it has put nothing."""

@@ -400,7 +400,7 @@ class CompiledKernel(RingKernel):
         self._deliver()
         if self._link is not None and self._link.task is None:
             self._link.let_go()
-        for i, (message, ticket) in enumerate(executor.retrieve()):
+        for i, (message, _, ticket) in enumerate(executor.retrieve()):
             self._unfinished += 1
             self.bury((message, 0, self._asks.pop(ticket, None)), reason if i else reason_of_first)
         self._out.take_all()

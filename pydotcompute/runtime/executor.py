@@ -161,7 +161,7 @@ class Executor(Protocol):
 
     @property
     def resting(self) -> bool:
-        """Whether it has no message in hand and takes none: it is paused, or has failed."""
+        """Whether it has no message in hand and takes none: it is paused, or has failed. Then it rests until `run`."""
 
     def refusal(self, program: Program) -> str | None:
         """Why `swap` is not possible with a program although the layouts are the same; None if it is."""
@@ -172,12 +172,28 @@ class Executor(Protocol):
     def states(self) -> NDArray[np.void]:
         """A copy of the state of all instances, shape (instances,); only while `resting`."""
 
-    def retrieve(self) -> Sequence[tuple[Any, int]]:
-        """Take all messages back that were not handled, each with its ticket; only while `resting`."""
+    def retrieve(self) -> Sequence[tuple[Any, int, int]]:
+        """Take all messages back that were not handled, each with the instance and the ticket that it was put with.
+
+        Only while `resting`: then the ring is empty, and they may be put again, or others. What another kernel that was
+        connected to it has sent is among them, by key and unasked; the one that it failed with is the first. Where the
+        step does not come back, they are there to be looked at, and stay.
+        """
 
     @property
     def failure(self) -> BaseException | None:
         """Why the loop has ended by itself. The message that it failed with is the first that `retrieve` gives."""
+
+    def renew(self, keep_states: bool) -> None:
+        """Forget that it has failed, if it has and that was told; only while `resting`, and when all was retrieved.
+
+        The states are made anew by the definition of the present program, or kept as the step has left them. Replies
+        and answers that are there, connections and the program stay. It rests until `run`.
+
+        Raises:
+            DeviceError: the device has nothing left that could go on; `failure` stays what it was.
+            Exception: what the function that makes a state has raised; nothing was changed.
+        """
 
     def close(self) -> None:
         """Give everything back. Replies that were not taken are gone; messages are refused as if the gate was closed.

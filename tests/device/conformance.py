@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from operator import gt
 from pathlib import Path
@@ -41,6 +42,8 @@ from pydotcompute.exceptions import (
     UnifiedBufferError,
 )
 from pydotcompute.runtime import KernelState
+from pydotcompute.runtime.executor import BY_KEY, NOTHING, Event
+from pydotcompute.telemetry import COUNTERS
 from tests.device import steps
 from tests.device.steps import (
     Everything,
@@ -59,6 +62,8 @@ from tests.device.steps import (
 )
 
 ROOT = Path(__file__).parents[2]
+NOWHERE = 99
+"""A producer for which `listen` has no place, and fails where bounds are checked."""
 BATCH = 4096
 STRATEGIES = ("block", "reject", "drop_oldest", "drop_newest")
 
@@ -155,6 +160,58 @@ async def rounds_of(kernel, seconds):
         if spent > 0.02:
             return int(rounds * seconds / spent)
         rounds *= 4
+
+
+class Alone:
+    """An executor without a runtime around it: what it counts, and the events that it has told of."""
+
+    def __init__(self, engine, program):
+        self.counters, self.told = np.zeros(1, COUNTERS), []
+        self.executor = engine.executor(program, memoryview(self.counters.view(np.int64)), self.told.append)
+
+    @property
+    def processed(self):
+        return int(self.counters["processed"][0])
+
+    async def until(self, come):
+        while not come():
+            await asyncio.sleep(0.0005)
+
+    async def rest(self):
+        """Pause it."""
+        self.executor.pause()
+        await self.until(lambda: self.executor.resting)
+
+    async def failure(self, n=1):
+        """Wait until it has told of its n-th failure, and rests."""
+        await self.until(lambda: self.told.count(Event.FAILURE) == n)
+        await self.until(lambda: self.executor.resting)
+        return self.executor.failure
+
+    async def run(self, handled):
+        """Let it run until it has handled so many messages since it was made, nothing is left, and it rests again."""
+        self.executor.run()
+        await self.until(lambda: self.processed >= handled or self.executor.failure)
+        assert self.executor.failure is None
+        assert self.executor.depth == 0
+        await self.rest()
+        assert self.processed == handled
+
+    def feed(self, messages):
+        for message_, instance, ticket in messages:
+            assert self.executor.feed(message_, instance, ticket)
+
+    def replies(self):
+        """All that can be taken."""
+        return list(iter(self.executor.take, NOTHING))
+
+
+def series(n, *, failing_at=None, producers=3):
+    """Messages of some producers in turn, for `listen`, that of place `failing_at` one that it fails with."""
+    messages = [Tagged(1 + i // producers, i % producers) for i in range(n)]
+    if failing_at is not None:
+        messages.insert(failing_at, Tagged(0, NOWHERE))
+    return messages
 
 
 def ids(letters):
@@ -1017,8 +1074,8 @@ class Conformance:
         with pytest.raises(KernelNotFoundError, match="nobody"):
             await runtime.connect("nobody", "double")
         await runtime.connect("double", "count")
-        with pytest.raises(KernelStateError, match="double"):
-            await runtime.connect("double", "echo")
+        with pytest.raises(KernelStateError, match="'double' go to 'count' already"):
+            await runtime.connect("double", "count")
         with pytest.raises(KernelStateError, match="echo"):
             await runtime.disconnect("echo")
         await runtime.terminate("echo")
@@ -1709,6 +1766,287 @@ class Conformance:
     def test_a_definition_that_cannot_be_says_what_to_write(self, define, step, options, text):
         with pytest.raises(DefinitionError, match=f"(?s){text}"):
             define(step, **options)
+
+    # -- taking back and beginning again: executors, without a runtime ---------------------------------------------
+
+    @pytest.fixture
+    async def alone(self, define):
+        """``await alone(step, "id", queue_size=3)``: the executor of a ring kernel, all on one engine."""
+        engines, made = [], []
+
+        async def alone(step, kernel_id=None, **options):
+            definition = await asyncio.to_thread(define, step, kernel_id, **options)
+            program = await asyncio.to_thread(definition.build)
+            if not engines:
+                engines.append(definition.engine(asyncio.get_running_loop()))
+            made.append(Alone(engines[0], program))
+            return made[-1]
+
+        yield alone
+        for one in made:
+            one.executor.close()
+        for engine in engines:
+            await asyncio.to_thread(engine.close)
+        await asyncio.sleep(0)  # it leaves the loop
+
+    @pytest.mark.parametrize("keep_states", [True, False])
+    @pytest.mark.parametrize("failing_at", [0, 1, 29, 60])
+    @pytest.mark.parametrize("instances", [1, 4])
+    async def test_after_a_failure_what_is_left_comes_back_and_it_begins_again(
+        self, alone, instances, failing_at, keep_states
+    ):
+        options = {"instances": instances, "key": "tag"} if instances > 1 else {}
+        one = await alone(steps.listen, queue_size=64, boundscheck=True, **options)
+        executor = one.executor
+        sent = []
+        for i, message_ in enumerate(series(60, failing_at=failing_at)):
+            # Asked or not; some name their instance, which is that of their key: `listen` tells their order by it.
+            named = message_.tag % instances if i % 3 == 1 else BY_KEY
+            sent.append((message_, named, 100 + i if i % 4 == 2 else 0))
+        one.feed(sent)
+        assert executor.arm(Event.IDLE) == 0
+        executor.run()
+        assert isinstance(await one.failure(), IndexError)
+        processed = one.processed
+
+        left = executor.retrieve()
+        assert left[0] == sent[failing_at]
+        assert [one for one in sent if one in left[1:]] == left[1:]
+        assert len(left) == 61 - processed
+        if instances == 1:
+            assert left == sent[failing_at:]
+        assert (executor.depth, one.processed) == (0, processed)
+        await one.until(lambda: Event.IDLE in one.told)
+        assert isinstance(executor.failure, IndexError)
+
+        before = executor.states()
+        executor.renew(keep_states)
+        assert executor.failure is None
+        assert executor.resting
+        assert executor.retrieve() == []
+        np.testing.assert_array_equal(executor.states(), before if keep_states else np.zeros_like(before))
+        one.feed(left[1:])
+        assert executor.depth == 60 - processed
+        await one.run(60)
+
+        states = executor.states()
+        assert states["handled"].sum() == (60 if keep_states else 60 - processed)
+        if keep_states:
+            assert states["last"].max(0).tolist()[:3] == [20, 20, 20]
+            assert states["disorder"].tolist() == [0] * instances
+        answers = executor.answers()
+        good = [one for one in sent if one[0].tag != NOWHERE]
+        assert sorted((ticket, reply.n, reply.tag) for ticket, reply in answers) == [
+            (ticket, message_.n, message_.tag) for message_, _, ticket in good if ticket
+        ]
+        replies = [(reply.tag, reply.n) for reply in one.replies()]
+        for producer in range(3):
+            assert [reply for reply in replies if reply[0] == producer] == [
+                (producer, message_.n) for message_, _, ticket in good if not ticket and message_.tag == producer
+            ]
+        assert one.counters["replied"][0] == 60
+        assert one.told.count(Event.FAILURE) == 1
+
+    async def test_it_may_begin_again_any_number_of_times_and_leaves_nothing_behind(self, alone):
+        n = 100
+        one = await alone(steps.listen, queue_size=8, boundscheck=True)
+        executor, files = one.executor, Path("/proc/self/fd")
+        tracemalloc.start()
+        try:
+            for i in range(1, n + 1):
+                one.feed((Tagged(k, 0), BY_KEY, 10 * i + k) for k in (1, 2))
+                one.feed([(Tagged(0, NOWHERE), BY_KEY, 7), (Tagged(0, i % 3), 0, 0)])
+                executor.run()
+                assert await one.failure(i) is not None
+                left = executor.retrieve()
+                assert left == [(Tagged(0, NOWHERE), BY_KEY, 7), (Tagged(0, i % 3), 0, 0)]
+                assert [(ticket, reply.n) for ticket, reply in executor.answers()] == [(10 * i + 1, 1), (10 * i + 2, 2)]
+                assert executor.states()["handled"][0] == 2
+                executor.renew(False)
+                assert (one.processed, executor.unread) == (2 * i, 0)
+                if i == n // 2:
+                    gc.collect()
+                    before = tracemalloc.get_traced_memory()[0], len(list(files.iterdir())) if files.exists() else 0
+            gc.collect()
+            after = tracemalloc.get_traced_memory()[0], len(list(files.iterdir())) if files.exists() else 0
+        finally:
+            tracemalloc.stop()
+        assert after[0] - before[0] < 20_000, "bytes"
+        assert after[1] == before[1], "open files"
+        one.feed([(Tagged(1, 0), BY_KEY, 1)])
+        await one.run(2 * n + 1)
+        assert executor.answers() == [(1, Tagged(1, 0))]
+
+    async def test_what_it_has_not_begun_may_be_taken_back_and_put_in_another_order(self, alone):
+        """A batch of which some were handled, and an ask behind it, held up by replies that nobody takes."""
+        one = await alone(steps.tally, queue_size=64)
+        executor = one.executor
+        assert executor.feed_records(numbers(range(64)), BY_KEY) == 64
+        executor.run()
+        await one.until(lambda: executor.unread == 64)
+        assert executor.feed_records(numbers(range(64, 104)), 0) == 40
+        one.feed([(Number(104), BY_KEY, 9)])
+        assert executor.arm(Event.IDLE) == 0
+        assert [executor.take().n for _ in range(10)] == [*range(10)]
+        await one.until(lambda: one.processed == 74)
+        await one.rest()
+        left = executor.retrieve()
+        assert left == [*((Number(n), 0, 0) for n in range(74, 104)), (Number(104), BY_KEY, 9)]
+        assert (executor.depth, one.processed, executor.unread) == (0, 74, 64)
+        await one.until(lambda: Event.IDLE in one.told)
+        assert [reply.n for reply in one.replies()] == [*range(10, 74)]
+        one.feed(reversed(left))
+        await one.run(105)
+        assert executor.answers() == [(9, Number(104))]
+        assert [reply.n for reply in one.replies()] == [*reversed(range(74, 104))]
+        assert executor.states()["handled"][0] == 105
+        executor.renew(False)  # one that has not failed begins again too
+        assert executor.states()["handled"][0] == 0
+
+    async def test_messages_that_are_taken_back_at_any_moment_are_handled_once_each(self, alone):
+        rng = random.Random(11)
+        one = await alone(steps.echo, queue_size=100)
+        executor, got, answered, put = one.executor, [], [], 0
+        left = []
+        while put < 4000 or left:
+            rng.shuffle(left)
+            one.feed(left)
+            while put < 4000 and executor.depth < 90:
+                some = rng.randrange(1, 10)
+                if rng.random() < 0.5:
+                    assert executor.feed_records(numbers(range(put, put + some)), BY_KEY) == some
+                else:
+                    one.feed((Number(n), BY_KEY, n) for n in range(put, put + some) if n)
+                    some += put == 0 and executor.feed_records(numbers([0]), BY_KEY) - 1
+                put += some
+            executor.run()
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+                got += [reply.n for reply in one.replies()]
+            await one.rest()
+            answered += executor.answers()
+            left = executor.retrieve()
+            assert executor.depth == 0
+            if rng.random() < 0.3:
+                executor.renew(rng.random() < 0.5)
+        got += [reply.n for reply in one.replies()]
+        answered += executor.answers()
+        assert all(ticket == reply.n for ticket, reply in answered)
+        assert sorted([*got, *(reply.n for _, reply in answered)]) == [*range(put)]
+        assert one.processed == put
+
+    async def test_room_that_comes_of_taking_back_is_told(self, alone):
+        one = await alone(steps.echo, queue_size=4)
+        one.feed((Number(n), BY_KEY, 0) for n in range(4))
+        assert not one.executor.feed(Number(4), BY_KEY)
+        assert one.executor.arm(Event.ROOM) == 0
+        await one.rest()
+        assert len(one.executor.retrieve()) == 4
+        await one.until(lambda: Event.ROOM in one.told)
+        one.feed([(Number(4), BY_KEY, 0)])
+        await one.run(1)
+
+    async def test_it_begins_again_with_the_step_that_it_was_given_meanwhile(self, alone, define):
+        one = await alone(steps.first, "swapped", state=lambda: Tally(handled=10))
+        successor = await asyncio.to_thread(
+            lambda: define(steps.second, "other", state=lambda: Tally(handled=100)).build()
+        )
+        one.feed((Number(n), BY_KEY, 0) for n in range(3))
+        await one.run(3)
+        one.feed([(Number(3), BY_KEY, 5)])
+        left = one.executor.retrieve()
+        one.executor.swap(successor)
+        one.executor.renew(False)
+        assert one.executor.states()["handled"][0] == 100
+        one.feed(left)
+        await one.run(4)
+        assert one.executor.answers() == [(5, Tagged(3, 2))]
+        assert [reply.tag for reply in one.replies()] == [1, 1, 1]
+        assert one.executor.states()["handled"][0] == 101
+
+    async def test_a_state_that_cannot_be_made_leaves_all_as_it_was(self, alone):
+        states = [Tally(handled=7), Tally(handled=7)]
+        one = await alone(steps.tally, state=states.pop)
+        one.feed([(Number(0), BY_KEY, 0)])
+        await one.run(1)
+        with pytest.raises(IndexError, match="empty list"):
+            one.executor.renew(False)
+        assert one.executor.resting
+        one.executor.renew(True)
+        assert one.executor.states()["handled"][0] == 8
+
+    @pytest.mark.parametrize("instances", [1, 4])
+    async def test_what_a_connected_kernel_has_sent_comes_back_too(self, alone, instances):
+        options = {"instances": instances, "key": "tag"} if instances > 1 else {}
+        source = await alone(steps.hand_over, queue_size=32)
+        target = await alone(steps.listen, "target", queue_size=32, boundscheck=True, **options)
+        assert source.executor.connect(target.executor)
+        sent = series(16, failing_at=5, producers=1)[:16]
+        source.feed((message_, BY_KEY, 0) for message_ in sent)
+        await source.run(16)
+        target.feed([(Tagged(1, 7), BY_KEY, 3)])
+        target.executor.run()
+        assert isinstance(await target.failure(), IndexError)
+        handled = target.processed
+        await target.until(lambda: target.executor.depth == 17 - handled)  # all is known of what has come
+        left = target.executor.retrieve()
+        assert left[0] == (sent[5], BY_KEY, 0)
+        assert len(left) == 17 - handled
+        assert [message_ for message_, *_ in left[1:] if message_.tag == 0] == sent[-10:]
+        assert target.executor.depth == 0
+        target.executor.renew(True)
+        target.feed(left[1:])
+        await target.run(16)
+        # They are connected still, and the source begins again where the target rests and is full.
+        more = [Tagged(n, 0) for n in range(16, 86)]
+        source.feed((message_, BY_KEY, 0) for message_ in more[:32])
+        source.executor.run()
+        await source.until(lambda: source.processed == 48)
+        source.feed((message_, BY_KEY, 0) for message_ in more[32:64])
+        await target.until(lambda: target.executor.depth >= 32)
+        left = target.executor.retrieve()
+        assert left[:32] == [(message_, BY_KEY, 0) for message_ in more[:32]]
+        await source.until(lambda: source.executor.depth == 0)  # there was room
+        source.feed((message_, BY_KEY, 0) for message_ in more[64:])
+        target.executor.renew(False)
+        target.executor.run()
+        # Its own replies, which nobody takes, hold it up.
+        await target.until(lambda: len(target.replies()) + 1 and target.processed == 16 + 70 - len(left))
+        target.feed(left[:16])
+        target.feed(left[16:])
+        await target.until(lambda: len(target.replies()) + 1 and target.processed == 86)
+        await target.rest()
+        assert target.executor.states()["handled"].sum() == 70
+        assert [ticket for ticket, _ in target.executor.answers()] == [3]
+
+    async def test_a_connected_kernel_that_fails_begins_again_and_is_connected(self, alone):
+        source = await alone(steps.listen, queue_size=64, boundscheck=True)
+        target = await alone(steps.hand_over, "target", queue_size=64)
+        assert source.executor.connect(target.executor)
+        target.executor.run()
+        source.feed((message_, BY_KEY, 0) for message_ in series(60, failing_at=20, producers=2))
+        source.executor.run()
+        await source.failure()
+        left = source.executor.retrieve()
+        assert len(left) == 41
+        source.executor.renew(True)
+        source.feed(left[1:])
+        await source.run(60)
+        await target.until(lambda: target.processed == 60)
+        assert [(reply.n, reply.tag) for reply in target.replies()] == [(m.n, m.tag) for m in series(60, producers=2)]
+        assert source.executor.states()["disorder"][0] == 0
+
+    async def test_connections_may_be_made_again_and_again(self, alone):
+        source = await alone(steps.echo, queue_size=8)
+        target = await alone(steps.double, queue_size=8)
+        for n in range(1, 41):
+            assert source.executor.connect(target.executor), n
+            source.feed([(Number(n), BY_KEY, 0)])
+            await source.run(n)
+            await target.until(lambda: target.executor.depth == 1)
+            source.executor.disconnect()
+            await target.run(n)
+            assert target.replies() == [Number(2 * n)]
 
     # -- everything at once ----------------------------------------------------------------------------------------
 

@@ -225,6 +225,12 @@ def listen(state: Lines, msg: Tagged, out: Tagged) -> bool:
     return True
 
 
+def hand_over(state: None, msg: Tagged, out: Tagged) -> bool:
+    out.n = msg.n
+    out.tag = msg.tag
+    return True
+
+
 def stats(state: SensorState, msg: Sample, out: Stats) -> bool:
     i = msg.sensor
     state.count[i] += 1
