@@ -28,14 +28,18 @@ if TYPE_CHECKING:
     from .messages import decode as decode
     from .messages import encode as encode
     from .messages import message as message
+    from .runtime import Backoff as Backoff
     from .runtime import KernelContext as KernelContext
     from .runtime import RingKernelRuntime as RingKernelRuntime
     from .runtime import ring_kernel as ring_kernel
+    from .telemetry.observer import Observer as Observer
 
 _HOME = {
     "Accelerator": ".device.accelerator",
+    "Backoff": ".runtime",
     "KernelContext": ".runtime",
     "MemoryPool": ".device.memory_pool",
+    "Observer": ".telemetry.observer",
     "Record": ".messages",
     "RingKernelRuntime": ".runtime",
     "Shape": ".messages",
@@ -56,8 +60,10 @@ _HOME = {
 
 __all__ = [
     "Accelerator",
+    "Backoff",
     "KernelContext",
     "MemoryPool",
+    "Observer",
     "Record",
     "RingKernelRuntime",
     "Shape",

@@ -25,6 +25,7 @@
     │   ├── MessageDecodeError (ValueError)    bytes that are not a message
     │   ├── MessageDiscardedError              somebody took the message out of the mailbox before it was handled
     │   └── PriorityError (ValueError)         a priority outside 0 to 255
+    ├── RecordingError                         a file that is no recording, or a damaged one; one that cannot go on
     ├── UnifiedBufferError (ValueError)        a buffer that cannot be, or cannot be used now
     └── PoolLimitError (MemoryError)           a buffer would take a memory pool above its limit
 
@@ -63,6 +64,7 @@ __all__ = [
     "QueueError",
     "QueueFullError",
     "QueueTimeoutError",
+    "RecordingError",
     "RuntimeClosedError",
     "StepError",
     "UnifiedBufferError",
@@ -173,6 +175,10 @@ class MessageDiscardedError(MessageError):
 
 class PriorityError(MessageError, ValueError):
     """A priority that is not an integer from 0 to 255."""
+
+
+class RecordingError(PyDotComputeError):
+    """A file that is no recording or a damaged one, or a recording that cannot be made or used that way."""
 
 
 class UnifiedBufferError(PyDotComputeError, ValueError):

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
+from inspect import isawaitable
 from itertools import count
 from struct import pack_into
 from typing import TYPE_CHECKING, Any
@@ -13,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DeviceError, InstanceError, KernelStateError
+from ..exceptions import DeviceError, InstanceError, KernelStateError, UnifiedBufferError
 from ..messages import DEFAULT_PRIORITY, checked_records, from_record
 from ..telemetry import COUNTERS
 from ..telemetry.observer import Delivery, Observer, delivery, on_behalf_of
 from .dead_letters import Kind
 from .executor import BY_KEY, PENDING, REFUSED, Engine, Event, Executor
 from .intake import Intake, Outbox
-from .kernel import CODES, RingKernel, RingKernelDefinition, log
+from .kernel import CODES, Queued, RingKernel, RingKernelDefinition, log
 from .lifecycle import KernelState
 from .mailbox import Entry
-from .scheduler import Wait
+from .scheduler import Wait, clock
 from .step import StepDefinition
 from .supervision import Restart
 
@@ -219,7 +220,7 @@ class CompiledKernel(RingKernel):
                 with on_behalf_of(handled):
                     self._out.come_by_ticket(delivery((reply, 0, None), self.id))
         if self._observers:
-            self.seen("ended", handled)
+            self.seen_end(handled)
 
     def _reply(self, sink: Wait, reply: Any) -> None:
         if not sink.set(reply):
@@ -235,7 +236,7 @@ class CompiledKernel(RingKernel):
     def _observe(self, observers: tuple[Observer, ...]) -> None:
         super()._observe(observers)
         for link in self.runtime._links:
-            if self in (link.source, link.target):
+            if self in (link.source, *link.targets):
                 task = self._scheduler.loop.create_task(link.rewire())
                 self.runtime._rewiring.add(task)
                 task.add_done_callback(self.runtime._rewiring.discard)
@@ -255,8 +256,8 @@ class CompiledKernel(RingKernel):
         if self.state.over:
             return
         if events & Event.FAILURE:
+            self._hold(1)
             self._failing = self._scheduler.loop.create_task(self._fail())
-            return
         if events & Event.ANSWER:
             self._collect()
         if events & Event.REPLY:
@@ -304,7 +305,23 @@ class CompiledKernel(RingKernel):
             pause = min(2 * pause or 1e-5, 0.01)
 
     def _start_body(self, restart: Restart | None = None) -> None:
-        self._hold(-1)
+        self._begun = clock()
+        hook = self.definition.policy.on_restart
+        if restart is None or hook is None:
+            self._hold(-1)
+        else:
+            self._failing = self._scheduler.loop.create_task(self._begin_after(hook, restart))
+
+    async def _begin_after(self, hook: Callable[[Restart], Any], restart: Restart) -> None:
+        try:
+            done = hook(restart)
+            if isawaitable(done):
+                await done
+        except Exception as error:  # noqa: BLE001 - it counts as a failure of the kernel
+            if not self.state.over:
+                await self._restart_or_end(error, None)
+        else:
+            self._hold(-1)
 
     def _check_successor(self, definition: RingKernelDefinition) -> None:
         super()._check_successor(definition)
@@ -339,7 +356,10 @@ class CompiledKernel(RingKernel):
     async def _terminate(self, drain: bool, timeout: float) -> None:
         begun = self.state is not KernelState.LAUNCHED
         self._move("terminate")
-        self._successor = None
+        self._successor = self._renewal = None
+        if self._restarting is not None:
+            self._restarting[0].cancel()
+            self._restarting, drain = None, False
         if not drain:
             self._hold(1)  # before the mailbox closes, which ends a pause
         self._box.close(self._unusable)
@@ -372,37 +392,201 @@ class CompiledKernel(RingKernel):
         else:
             reason = "the kernel is TERMINATED: it was not handled" if drain else "terminated without draining"
         self._move("return")
-        self._wrap_up(reason, reason)
+        self._wrap_up(reason)
 
     async def _cut_off(self) -> None:
         """Let no other kernel put its replies into the ring any more."""
-        links = [asyncio.ensure_future(link.end()) for link in self._links_here()]
+        links = [asyncio.ensure_future(link.end(self)) for link in self._links_here()]
         await asyncio.gather(*map(asyncio.shield, links))
 
     async def _fail(self) -> None:
-        self._hold(1)
-        await self._cut_off()
+        """The step has failed; held already."""
         failure = self._executor.failure
         assert failure is not None
-        if self.state.over:  # it was terminated meanwhile
-            return
-        self.exception, self._successor = failure, None
-        self._errors += 1
-        self._move("raise")
-        self._wrap_up("the kernel failed while it had it in hand", "the kernel is FAILED: it was not handled")
-        context = self.definition.context or contextvars.copy_context()
-        context.copy().run(self._report, failure)
+        self._deliver()
+        await self._restart_or_end(failure, self._take_back() if self._executor.resting else [])
 
-    def _wrap_up(self, reason_of_first: str, reason: str) -> None:
+    async def _restart_or_end(self, failure: BaseException, left: list[Entry] | None) -> None:
+        """Begin again after a failure, as the policy says, or end; held meanwhile.
+
+        `left` is what was in the ring, that which it failed with first; None: it has failed between two messages.
+        """
+        if self.state.over:  # it was terminated meanwhile
+            self._bury_left(left or [], "failed", "the kernel failed while it had it in hand")
+            return
+        self._errors += 1
+        policy, (renewal, self._renewal) = self.definition.policy, (self._renewal, None)
+        first = left[0] if left else None
+        if self._observers:
+            self.seen("failed", self.id, failure, first if type(first) is Delivery else None)
+        lost = isinstance(failure, DeviceError | UnifiedBufferError)  # no restart brings these back
+        keep_state = renewal if renewal is not None else policy.keep_state
+        wait = None if lost else self._wait_before_restart(failure, False, renewal)
+        if wait is not None:
+            try:
+                self._executor.renew(keep_state)
+            except DeviceError as error:
+                failure, wait = error, None
+        if wait is None:
+            await self._end_failed(failure, left or [])
+            return
+        if first is not None and left is not None:
+            self._give_back(left[1:])
+            attempts = (first.attempts if type(first) is Delivery else 0) + 1
+            if attempts <= policy.max_retries:
+                self._put_back(first, first if type(first) is Delivery else None, attempts)
+            else:
+                self._unfinished += 1
+                self.bury(first, "the kernel failed while it had it in hand", "failed", failure)
+                if first[2] is not None:
+                    first[2].fail(self._failure_of_message(failure))
+        message = first[0] if first is not None else None
+        self._restart_after(wait, Restart(self, self.restarts + 1, failure, message), keep_state)
+
+    async def _end_failed(self, failure: BaseException, left: list[Entry]) -> None:
+        await self._cut_off()
+        if self.state.over:
+            return
+        self.exception = self.last_exception = failure
+        self._successor = None
+        self._move("raise")
+        self._box.close(self._unusable)
+        self._bury_left(left, "failed", "the kernel failed while it had it in hand")
+        self._wrap_up("the kernel is FAILED: it was not handled")
+        self._report(failure)
+        if self._gave_up and self._group is not None:
+            self._group.give_up(self)
+
+    def _report(self, failure: BaseException, fate: str = "") -> None:
+        context = self.definition.context or contextvars.copy_context()
+        context.copy().run(super()._report, failure, fate)
+
+    def _take_back(self) -> list[Entry]:
+        """What is in the ring; only while it rests."""
+        left: list[Entry] = []
+        for message, instance, ticket in self._executor.retrieve():
+            sink, handled = self._asks.pop(ticket, None), self._flying.pop(ticket, None)
+            left.append(handled if handled is not None else (message, instance, sink))
+        return left
+
+    def _give_back(self, left: list[Entry]) -> None:
+        """Put what was in the ring into the mailbox, in front of the others."""
+        for entry in reversed(left):
+            self._box.put_first(entry, DEFAULT_PRIORITY)
+
+    def _bury_left(self, left: list[Entry], kind: Kind, reason: str) -> None:
+        """Make dead letters of what was in the ring: of the first for this reason, of the others since it has ended."""
+        for entry in left:
+            self._unfinished += 1
+            self.bury(entry, reason, kind)
+            if entry[2] is not None:
+                entry[2].fail(self._unusable())
+            kind, reason = "unhandled", f"the kernel is {self.state}: it was not handled"
+
+    def _kill(self, error: BaseException) -> None:
+        self._hold(1)
+        self._failing = self._scheduler.loop.create_task(self._fail_between(error))
+
+    async def _fail_between(self, error: BaseException) -> None:
+        """Fail between two messages; held already."""
+        await self._until_rest()
+        if self.state.over or self._executor.failure is not None or self._restarting is not None:
+            self._hold(-1)  # it has ended, or fails of itself, or waits to begin again
+            if self._restarting is not None and self._gave_up:
+                self._restarting[0].cancel()
+                self._restarting = None
+                await self._end_failed(error, [])
+            return
+        self._deliver()
+        self._give_back(self._take_back())
+        await self._restart_or_end(error, None)
+
+    def _renew(self, keep_state: bool) -> None:
+        over = self.state in (KernelState.LAUNCHED, KernelState.TERMINATING) or self.state.over
+        if over or self._restarting is not None or self._renewal is not None:
+            return
+        self._renewal = keep_state
+        self._failing = self._scheduler.loop.create_task(self._begin_again())
+
+    async def _begin_again(self) -> None:
+        self._hold(1)
+        await self._until_rest()
+        keep_state = self._renewal
+        if self.state.over or self._executor.failure is not None or keep_state is None:
+            self._hold(-1)
+            return
+        self._renewal = None
+        self._deliver()
+        self._give_back(self._take_back())
+        try:
+            self._executor.renew(keep_state)
+        except DeviceError as error:
+            self._errors += 1
+            await self._end_failed(error, [])
+            return
+        self._restart_after(0.0, Restart(self, self.restarts + 1, None, None), keep_state)
+
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    async def _steps(self, n: int, handled: list[Any]) -> None:
+        executor, box = self._executor, self._box
+        await self._until_paused()
+        self._stopped_before = None
+        while len(handled) < n and self.state is KernelState.DEACTIVATED:
+            self._give_back(self._take_back())
+            if self._restarting is not None or (top := box._top()) < 0:
+                await self._change()
+                continue
+            message = box._level(top)[0][0]
+            if not box._feed(top):
+                await asyncio.sleep(0.001)  # until a reply is taken
+                continue
+            box._let_in()
+            if not executor.depth:  # it could not be packed, and is a dead letter
+                continue
+            handled.append(message)
+            executor.run()
+            try:
+                await self._until(lambda: executor.depth == 0 or self._box._runs)
+            finally:
+                if not box._runs:
+                    executor.pause()
+            await self._until_paused()
+            self._deliver()
+
+    async def _until_stop(self) -> None:
+        await self._until_paused()
+
+    def _queue(self) -> list[Queued]:
+        if not self._is_paused():
+            raise KernelStateError(
+                f"{self.id!r} is {self.state}, and what is queued is in its ring: pause it first, with "
+                f"`await runtime.deactivate({self.id!r})`"
+            )
+        if not self._executor.resting:
+            raise KernelStateError(
+                f"{self.id!r} has a message in hand: `await runtime.wait_paused({self.id!r})` waits until that is done"
+            )
+        self._give_back(self._take_back())
+        return super()._queue()
+
+    def _age(self, entry: Entry, now: int) -> float | None:
+        return None
+
+    def _injected(self, message: Any) -> Entry:
+        self._box.check(message)
+        return (message, self._box.addressed(None), None)
+
+    def _wrap_up(self, reason: str) -> None:
         """Leave nobody waiting, take out of the executor what is left, and give it back."""
         executor = self._executor
         self._box.close(self._unusable)
         self._deliver()
         if self._link is not None and self._link.task is None:
             self._link.let_go()
-        for i, (message, _, ticket) in enumerate(executor.retrieve()):
+        for entry in self._take_back():
             self._unfinished += 1
-            self.bury((message, 0, self._asks.pop(ticket, None)), reason if i else reason_of_first)
+            self.bury(entry, reason)
         self._out.take_all()
         if executor.resting and self.definition.state_type is not None:
             with suppress(DeviceError):  # it is lost

@@ -133,7 +133,7 @@ class KernelContext(Generic[In, Out]):
         if self._delivery is not None:
             if kernel._observers:
                 if (handled := self.delivery) is not None:
-                    kernel.seen("ended", handled)
+                    kernel.seen_end(handled)
                 in_hand.set(None)
             self._delivery = None
         while True:

@@ -111,11 +111,15 @@ class Intake(Mailbox):
 
     def put(self, msg: Any, sink: Wait | None = None, mark: int | None = None) -> Wait | None:
         instance = self.addressed(mark)
-        self._layout.pack_into(self._scratch, 0, msg)  # what cannot be packed shall raise here, and not in the pump
+        self.check(msg)
         blocked = super().put(msg, sink, instance)
         if blocked is not None:
             self._watch_later()
         return blocked
+
+    def check(self, msg: Any) -> None:
+        """Raise `MessageTypeError` here, and not in the pump, for a message that cannot be packed."""
+        self._layout.pack_into(self._scratch, 0, msg)
 
     def _watch_later(self) -> None:
         if not self._watching:
@@ -169,6 +173,13 @@ class Intake(Mailbox):
     def _insert(self, entry: Entry, priority: int) -> None:
         super()._insert(entry, priority)
         self._tune()
+        if self.paused and self._kernel._watchers:  # who steps it may wait for a message
+            self._kernel._tell_watchers()
+
+    def put_first(self, entry: Entry, priority: int) -> None:
+        super().put_first(entry, priority)
+        for rest in self._rests:  # they came later
+            rest.after += priority == DEFAULT_PRIORITY
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -217,9 +228,9 @@ class Intake(Mailbox):
             return False
         message, instance, sink = entry
         handled: Delivery | None = None
-        if self.observed or kernel._flying or (type(entry) is Delivery and entry.attempts):
+        if self._is_tracked or (type(entry) is Delivery and entry.attempts):
             # What goes with a ticket comes back to the host, and so do the replies that are to come behind it.
-            if sink is None and len(kernel._out) + len(kernel._flying) >= kernel._out.capacity:
+            if sink is None and len(kernel._out) + len(kernel._flying) + self._executor.depth >= kernel._out.capacity:
                 self.is_held = True
                 return False
             handled = entry if type(entry) is Delivery else delivery(entry, kernel.id)
@@ -259,7 +270,12 @@ class Intake(Mailbox):
     @property
     def _is_watched(self) -> bool:
         """Whether every message goes by the mailbox."""
-        return self.observed or self.stops_before is not None or bool(self._kernel._flying)
+        return self._is_tracked or self.stops_before is not None
+
+    @property
+    def _is_tracked(self) -> bool:
+        """Whether what goes into the ring comes back to the host: until all replies that did are taken, too."""
+        return self.observed or bool(self._kernel._flying or self._kernel._out.plain)
 
     @property
     def _is_exact(self) -> bool:
@@ -316,7 +332,7 @@ class Outbox(Mailbox):
 
     def pull(self) -> Entry | None:
         entry = super().pull()
-        if self._kernel._box.is_held:
+        if self._kernel._box.is_held or not self.plain:
             self._kernel._box.go_on()
         if entry is None and (reply := self._executor.take()) is not NOTHING:
             return (reply, 0, None)

@@ -17,7 +17,7 @@ from asyncio.tasks import _unregister_task as unregister_task
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from copy import deepcopy
 from struct import pack_into
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,17 +33,18 @@ from ..exceptions import (
     MessageTypeError,
     PyDotComputeError,
     QueueFullError,
+    QueueTimeoutError,
     RuntimeClosedError,
 )
 from ..messages import DEFAULT_PRIORITY, same_schema, to_records
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
-from ..telemetry.observer import Delivery, Observer, delivery
+from ..telemetry.observer import Delivery, Observer, delivery, in_hand
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter, Kind
 from .lifecycle import KernelState, after
-from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox
+from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox, checked_priority
 from .scheduler import AWAITED, SET, Wait, clock
 from .supervision import (
     MAX_RESTARTS,
@@ -430,6 +431,7 @@ class RingKernel:
         "_asked_by",
         "_begun",
         "_box",
+        "_breakpoint",
         "_ctx",
         "_dead_letters",
         "_errors",
@@ -453,6 +455,8 @@ class RingKernel:
         "_row",
         "_scheduler",
         "_stale",
+        "_stepping",
+        "_stopped_before",
         "_successor",
         "_task",
         "_told",
@@ -508,10 +512,15 @@ class RingKernel:
         self._begun = 0  # clock() when the present body began
         self._killed: BaseException | None = None  # what the body is being cancelled for
         self._renewal: bool | None = None  # a new body shall begin after the message in hand; True: it keeps the state
-        self._restarting: tuple[asyncio.TimerHandle, str] | None = None  # while it waits to be started again
+        # While it waits to be started again: the timer, what for, and what it will call.
+        self._restarting: tuple[asyncio.TimerHandle, str, Callable[[], None]] | None = None
         self._limit: Limit | None = None
         self._group: SupervisionGroup | None = None
         self._gave_up = ""  # why it was not started again
+        # Of stepping:
+        self._stepping = False
+        self._breakpoint: Callable[[Any], Any] | None = None
+        self._stopped_before: Entry | None = None  # where the breakpoint has stopped it; it does not stop there again
         self._watchers: list[Wait] | None = None
         self._link: Link | None = None
         """Where its replies go instead of to `receive`."""
@@ -555,13 +564,13 @@ class RingKernel:
         """`RingKernelRuntime.receive_batch` from this kernel."""
         return await self.runtime.receive_batch(self.id, max_n, timeout)
 
-    async def connect(self, target_id: str) -> None:
-        """`RingKernelRuntime.connect` of this kernel to another."""
-        await self.runtime.connect(self.id, target_id)
+    async def connect(self, *target_ids: str) -> None:
+        """`RingKernelRuntime.connect` of this kernel to others."""
+        await self.runtime.connect(self.id, *target_ids)
 
-    async def disconnect(self) -> None:
+    async def disconnect(self, *target_ids: str) -> None:
         """`RingKernelRuntime.disconnect` of this kernel."""
-        await self.runtime.disconnect(self.id)
+        await self.runtime.disconnect(self.id, *target_ids)
 
     async def snapshot(self) -> Any:
         """`RingKernelRuntime.snapshot` of this kernel."""
@@ -601,6 +610,67 @@ class RingKernel:
         """`RingKernelRuntime.kill` this kernel."""
         await self.runtime.kill(self.id, error)
 
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    async def step(self, n: int = 1, timeout: float | None = None) -> list[Any]:
+        """`RingKernelRuntime.step` this kernel."""
+        return await self.runtime.step(self.id, n, timeout)
+
+    async def wait_paused(self, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.wait_paused` of this kernel."""
+        return await self.runtime.wait_paused(self.id, timeout)
+
+    def queue(self) -> list[Queued]:
+        """What is queued, in the order in which it will be handed out. Any thread may call it.
+
+        Messages of a compiled ring kernel are copies, equal in the fields of their layout.
+
+        Raises:
+            KernelStateError: a compiled ring kernel is not paused: its messages are in its ring, and on the move.
+        """
+        return self.runtime._at_home(self._queue)
+
+    def peek(self) -> Any:
+        """The message that will be handed out next; None if nothing is queued. Errors as in `queue`."""
+        return next((queued.message for queued in self.queue()), None)
+
+    def inject(self, message: Any, at: int = 0) -> None:
+        """Put a message at a place of the queue of a paused kernel: 0, the next, up to the length, the last.
+
+        It takes the priority of its neighbours. Any thread may call it.
+
+        Raises:
+            KernelStateError: the kernel is not paused.
+            IndexError: there is no such place.
+            QueueFullError: the mailbox is full.
+            MessageTypeError, PriorityError: as in `send`.
+        """
+        self.runtime._at_home(lambda: self._inject(message, at))
+
+    def move(self, index: int, to: int) -> None:
+        """Move a queued message of a paused kernel to another place. Errors as in `inject`."""
+        self.runtime._at_home(lambda: self._move_queued(index, to))
+
+    def discard(self, index: int = 0) -> Any:
+        """Take a message of a paused kernel out of the queue and make a dead letter of it; the message.
+
+        An ask for it fails with `MessageDiscardedError`. Other errors as in `inject`.
+        """
+        return self.runtime._at_home(lambda: self._discard(index))
+
+    def break_when(self, predicate: Callable[[Any], Any] | None) -> None:
+        """Pause the kernel before it is handed a message for which `predicate` is true; None: no longer.
+
+        `step` and `reactivate` go on with that message. A predicate that raises pauses the kernel too, with the error
+        in the log. A compiled ring kernel gets its messages one by one meanwhile, which takes it longer.
+
+        Raises:
+            TypeError: not a function.
+        """
+        if predicate is not None and not callable(predicate):
+            raise TypeError(f"break_when takes a function of a message, or None, not {predicate!r}")
+        self.runtime._at_home(lambda: self._set_breakpoint(predicate))
+
     @property
     def queue_depth(self) -> int:
         """Messages in the mailbox."""
@@ -622,14 +692,15 @@ class RingKernel:
         if self._out.blocked:
             return f"replies unread: {len(self._out)} in the outbox, take them with receive()"
         if self._restarting is not None:
-            handle, what = self._restarting
+            handle, what, _ = self._restarting
             return f"{what}, in {max(handle.when() - self._scheduler.loop.time(), 0):.1f} s"
         if self._successor is not None:
             return f"the message in hand, before version {self.version + 1} takes over"
         if self.state is KernelState.LAUNCHED:
             return "activate()"
         if self.state is KernelState.DEACTIVATED:
-            return "reactivate()"
+            stopped = self._stopped_before
+            return f"step() or reactivate(), before {_short(stopped[0])}" if stopped is not None else "reactivate()"
         return ""
 
     @property
@@ -692,12 +763,12 @@ class RingKernel:
         if self.state is KernelState.TERMINATING or self.state.over:
             for link in self._links_here():
                 if link.task is not None:
-                    link.let_go()
+                    link.let_go(self)
         self._tell_watchers()
 
     def _links_here(self) -> list[Link]:
         """Those that bring it the replies of other kernels."""
-        return [link for link in self.runtime._links if link.target is self]
+        return [link for link in self.runtime._links if self in link.targets]
 
     def _tell_watchers(self) -> None:
         watchers, self._watchers = self._watchers, None
@@ -738,6 +809,8 @@ class RingKernel:
     def _start_body(self, restart: Restart | None = None) -> None:
         """Run the body of the present definition in a task of its own."""
         definition = self.definition
+        if restart is not None:
+            self._box.halt(False)
         self._begun = clock()
         self._ctx = KernelContext(self, self._ctx)
         self._ctx.should_terminate = self._box.closed is not None and not len(self._box)
@@ -748,6 +821,7 @@ class RingKernel:
             context, body = definition.context.copy(), self._contained(body)
         else:
             context = contextvars.copy_context()
+        context.run(in_hand.set, None)  # it acts on nobody's behalf yet
         # Not by `create_task`: a loop whose tasks begin eagerly would run the body before this kernel knows its task.
         self._task = asyncio.Task(body, loop=self._scheduler.loop, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
@@ -877,7 +951,7 @@ class RingKernel:
             else:
                 self._handled[min(spent.bit_length(), BUCKETS - 1)] += 1
                 if self._observers and ctx.delivery is not None:
-                    self.seen("ended", ctx.delivery)
+                    self.seen_end(ctx.delivery)
         if self._successor is not None and (failure is None or wait is not None):
             if ctx._sink is not None:
                 self._set_aside(ctx)
@@ -984,7 +1058,6 @@ class RingKernel:
             self._restarting = None
             self.restarts = restart.number
             self._marker = None
-            self._box.halt(False)
             if self._observers:
                 self.seen("restarted", self.id, restart.number)
             self._start_body(restart)
@@ -993,7 +1066,7 @@ class RingKernel:
         if wait > 0:
             limit = self._limit
             what = f"restart {restart.number}" + (f" ({limit} at most)" if limit is not None else "")
-            self._restarting = (self._scheduler.loop.call_later(wait, begin), what)
+            self._restarting = (self._scheduler.loop.call_later(wait, begin), what, begin)
             self._tell_watchers()
         else:
             begin()
@@ -1074,10 +1147,141 @@ class RingKernel:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         if self._ctx._start:
             self._unfinished += 1
-            self.bury((self._ctx._msg, 0, None), "the body was given up with it in hand", "failed")
+            entry = self._ctx.delivery or (self._ctx._msg, 0, None)
+            self.bury(entry, "the body was given up with it in hand", "failed")
             self._ctx._start = 0
         self._move("return")
         self._finish(self._ctx)
+
+    # -- stepping: only on the runtime's loop --------------------------------------------------------------------------
+
+    async def _step(self, n: int, timeout: float | None) -> list[Any]:
+        """Handle so many messages of the paused kernel, and list them."""
+        if self._stepping:
+            raise KernelStateError(f"{self.id!r} is being stepped by another call: await that first")
+        self._stepping = True
+        handled: list[Any] = []
+        try:
+            async with asyncio.timeout(timeout):
+                await self._steps(n, handled)
+        except TimeoutError:
+            raise QueueTimeoutError(
+                f"{self.id!r} handled {len(handled)} of {n} messages within {timeout:g} s; it is {self.outlook}"
+            ) from None
+        finally:
+            self._stepping = False
+        if self.state is KernelState.FAILED:
+            raise self._unusable()
+        return handled
+
+    async def _steps(self, n: int, handled: list[Any]) -> None:
+        box = self._box
+        await self._until_stop()
+        self._stopped_before = None
+        box.allow(n)
+        box.stepped = handled
+        try:
+            while self.state is KernelState.DEACTIVATED and (box.steps or self.busy):
+                await self._change()
+        finally:
+            box.steps = 0
+
+    async def _until_stop(self) -> None:
+        """Until the kernel, which is paused, has nothing in hand."""
+        while self.busy and not self.state.over:
+            await self._change()
+
+    def _is_paused(self) -> bool:
+        return self.state in (KernelState.DEACTIVATED, KernelState.LAUNCHED)
+
+    def _queue(self) -> list[Queued]:
+        now = clock()
+        return [
+            Queued(
+                entry[0],
+                priority,
+                self._age(entry, now),
+                entry[2] is not None,
+                entry.attempts if type(entry) is Delivery else 0,
+            )
+            for entry, priority in self._box.entries()
+        ]
+
+    def _age(self, entry: Entry, now: int) -> float | None:
+        """Seconds since it was put."""
+        return (now - entry[1]) * 1e-9
+
+    def _editable(self, index: Any, places: int) -> int:
+        """An index into its queue; negative ones count from the end.
+
+        Raises:
+            KernelStateError: it is not paused, so that the queue moves.
+            IndexError: there is no such place.
+        """
+        if not self._is_paused():
+            raise KernelStateError(
+                f"{self.id!r} is {self.state}: pause it first, with `await runtime.deactivate({self.id!r})`"
+            )
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise TypeError(f"a place in a queue is an integer, not {index!r}")
+        if not -places <= index < places:
+            raise IndexError(f"there is no place {index} in the queue of {self.id!r}, which holds {len(self._box)}")
+        return index % places
+
+    def _inject(self, message: Any, at: int) -> None:
+        box = self._box
+        at = self._editable(at, len(self._queue()) + 1)
+        if not isinstance(message, self._input_types):
+            self._admit_input(message)
+        priority = getattr(message, "priority", None)
+        priority = DEFAULT_PRIORITY if priority is None else checked_priority(priority, message)
+        if len(box) >= box.capacity:
+            raise QueueFullError(f"the mailbox of {self.id!r} is full ({box.capacity}): discard a message first")
+        entry = self._injected(message)
+        if self._observers:
+            entry = delivery(entry, self.id)
+            self.seen("sent", entry)
+        box.insert(at, entry, priority)
+        self._tell_watchers()
+
+    def _injected(self, message: Any) -> Entry:
+        return (message, clock(), None)
+
+    def _move_queued(self, index: int, to: int) -> None:
+        places = len(self._queue())
+        index, to = self._editable(index, places), self._editable(to, places)
+        self._stopped_before = None
+        entry, priority = self._box.remove(index)
+        self._box.insert(to, entry, priority)
+
+    def _discard(self, index: int) -> Any:
+        entry, _ = self._box.remove(self._editable(index, len(self._queue())))
+        self._stopped_before = None
+        self._box.unhandled += 1
+        self.bury(entry, "discarded by hand", "discarded")
+        return entry[0]
+
+    def _set_breakpoint(self, predicate: Callable[[Any], Any] | None) -> None:
+        self._breakpoint, self._stopped_before = predicate, None
+        self._box.stop_before(None if predicate is None else self._stops_before)
+
+    def _stops_before(self, entry: Entry) -> bool:
+        """Whether the breakpoint keeps an entry from being handed out; the kernel is paused then."""
+        if self.state is not KernelState.ACTIVE or self._breakpoint is None:
+            return False
+        if entry is self._stopped_before:
+            self._stopped_before = None
+            return False
+        try:
+            stops = bool(self._breakpoint(entry[0]))
+        except Exception:
+            log.exception("the breakpoint of %r raised at %s, and stops it there", self.id, _short(entry[0]))
+            stops = True
+        if stops:
+            self._stopped_before = entry
+            self._box.pause(True)
+            self._move("deactivate")
+        return stops
 
     # -- messages: only on the runtime's loop --------------------------------------------------------------------------
 
@@ -1098,7 +1302,7 @@ class RingKernel:
         )
 
     def bury(self, entry: Entry, reason: str, kind: Kind = "unhandled", exception: BaseException | None = None) -> None:
-        """Make a dead letter of a message, and fail the ask that it belongs to; that of one it failed with, later."""
+        """Make a dead letter of a message, and fail the ask that it belongs to."""
         message, mark, sink = entry
         self._dead_letters += 1
         self._marker = None
@@ -1111,11 +1315,14 @@ class RingKernel:
         )
         if self._observers:
             self.seen("lost", self.id, message, kind, reason, entry if type(entry) is Delivery else None)
-        if sink is not None:
+        if type(entry) is Delivery:
+            entry.cause = None
+        if sink is not None and kind != "failed":  # who asked for one that it failed with hears why from elsewhere
             if self._box.closed:
                 sink.fail(self._unusable())
-            elif kind != "failed":
-                sink.fail((MessageDiscardedError if kind == "discarded" else QueueFullError)(f"{self.id!r}: {reason}"))
+            else:
+                error = MessageDiscardedError if kind == "discarded" else QueueFullError
+                sink.fail(error(f"{self.id!r}: {reason}"))
 
     def _instance_of(self, mark: int) -> int | None:
         """The instance that an entry with that mark is for; None: it names none."""
@@ -1129,6 +1336,11 @@ class RingKernel:
             except Exception:
                 log.exception("%r, which observes ring kernels, raised and is taken off", observer)
                 self.runtime._take_off(observer)
+
+    def seen_end(self, handled: Delivery) -> None:
+        """Tell that a message was handled to the end."""
+        self.seen("ended", handled)
+        handled.cause = None  # else each would keep all alive that led to it
 
     def _observe(self, observers: tuple[Observer, ...]) -> None:
         """Be observed by those that want to be told of this kernel."""
@@ -1275,6 +1487,27 @@ class RingKernel:
                 self._retried,
                 ctx._busy_ns,
             )
+
+
+class Queued(NamedTuple):
+    """A message in a mailbox."""
+
+    message: Any
+    priority: int
+    waits: float | None
+    """Seconds that it has been in there; None where nobody knows: of a compiled ring kernel."""
+    is_ask: bool
+    """Whether its sender waits for a reply."""
+    attempts: int
+    """How often its handling has failed."""
+
+
+def _short(message: Any, length: int = 80) -> str:
+    try:
+        text = repr(message)
+    except Exception:  # noqa: BLE001 - whatever a user's class does
+        text = f"a {type(message).__name__}"
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _trim(failure: BaseException) -> None:

@@ -68,6 +68,7 @@ class Mailbox:
         "ready",
         "retried",
         "room",
+        "stepped",
         "steps",
         "stops_before",
         "strategy",
@@ -87,6 +88,8 @@ class Mailbox:
         """Messages in here whose handling has failed before."""
         self.steps = 0
         """How many messages may be taken although it is paused."""
+        self.stepped: list[Any] = []
+        """Those that were."""
         self.stops_before: Callable[[Entry], bool] | None = None
         """Asked before an entry is handed out; True: it stays, and this has paused the kernel."""
         self.capacity, self.strategy = capacity, strategy
@@ -263,11 +266,12 @@ class Mailbox:
             return None
         if self.stops_before is not None and not self.steps and self.stops_before(self._level(top)[0]):
             return None
-        if self.steps:
-            self.steps -= 1
         # The fast ways in count messages of default priority alone; beside others the queue is deepest before one goes.
         self.peak = max(self.peak, len(self))
         entry = self._take(top)
+        if self.steps:
+            self.steps -= 1
+            self.stepped.append(entry[0])
         self._let_in()
         return entry
 
@@ -290,6 +294,40 @@ class Mailbox:
         self._tune()
         if self.getter is not None:
             self.wake()
+
+    # -- by hand -------------------------------------------------------------------------------------------------------
+
+    def entries(self) -> list[tuple[Entry, int]]:
+        """What is queued and its priorities, in the order in which it will be handed out."""
+        priorities = [p for p in range(255, -1, -1) if p == DEFAULT_PRIORITY or self._bits >> p & 1]
+        return [(entry, priority) for priority in priorities for entry in self._level(priority)]
+
+    def remove(self, index: int) -> tuple[Entry, int]:
+        """Take the entry at a place of that order out; it and its priority."""
+        entry, priority = self.entries()[index]
+        level = self._level(priority)
+        del level[next(i for i, other in enumerate(level) if other is entry)]
+        if priority != DEFAULT_PRIORITY:
+            self._extra -= 1
+            if not level:
+                self._bits ^= 1 << priority
+        self._forget(entry)
+        self._let_in()
+        return entry, priority
+
+    def insert(self, index: int, entry: Entry, priority: int) -> None:
+        """Put an entry at a place of that order: into the priority of the one that is behind it then, or before it."""
+        queued = self.entries()
+        if queued:
+            priority = queued[min(index, len(queued) - 1)][1]
+        if index >= len(queued):
+            self._insert(entry, priority)
+            return
+        self.put_first(entry, priority)
+        level = self._level(priority)
+        place = next(i for i, other in enumerate(level) if other is queued[index][0])
+        level.popleft()
+        level.insert(place - 1, entry)
 
     def _let_in(self) -> None:
         while self._blocked and len(self) < self.capacity:
@@ -340,8 +378,8 @@ class Mailbox:
             getter.set(None)
 
     def allow(self, steps: int) -> None:
-        """Hand out so many messages although it is paused."""
-        self.steps = steps
+        """Hand out so many messages although it is paused, and list them in `stepped`."""
+        self.steps, self.stepped = steps, []
         if self.getter is not None and len(self):
             self.wake()
 

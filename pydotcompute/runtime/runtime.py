@@ -6,15 +6,14 @@ import asyncio
 import atexit
 import logging
 import sys
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from weakref import WeakSet
 
 import numpy as np
@@ -37,16 +36,30 @@ from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeS
 from ..telemetry.observer import Observer
 from .checks import checked_id, checked_timeout, is_count
 from .compiled import CompiledKernel
-from .dead_letters import DeadLetters
+from .dead_letters import DeadLetter, DeadLetters
 from .executor import REFUSED, Engine
+from .health import Health, Probe
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
-from .links import Link
+from .links import Link, connect, disconnect
 from .loops import LoopThread, unanswered
 from .mailbox import Entry, checked_priority
 from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
 from .step import StepDefinition
 from .supervision import MAX_RESTARTS, WINDOW, Strategy, SupervisionGroup, group_of
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from opentelemetry.trace import TracerProvider
+
+    from ..telemetry.otel import Spans
+    from ..telemetry.prometheus import MetricsServer
+    from .recording import Recording
+    from .replay import Replay
+    from .routing import Router, Routing
+    from .topics import Topics
+    from ..telemetry.trace import Trace
 
 T = TypeVar("T")
 
@@ -98,6 +111,8 @@ class RingKernelRuntime:
         self._scheduler: Scheduler | None = None
         self._engines: dict[str, Engine] = {}  # of compiled kernels, by the name of the backend
         self._links: set[Link] = set()
+        self._routers: dict[str, Router] = {}
+        self._topics: Topics | None = None
         self._starting = Lock()
         self._closed = False
         self._closing: asyncio.Future[None] | None = None
@@ -111,6 +126,9 @@ class RingKernelRuntime:
         self._caller_lag: LoopLag | None = None
         self._observers: tuple[Observer, ...] = ()
         self._rewiring: set[asyncio.Task[None]] = set()
+        self._posted: dict[Future[Any], int] = {}  # what other threads asked for, and which of them stand still for it
+        self._probe = Probe(self)
+        self._servers: list[MetricsServer] = []
         self._blamed: WeakSet[asyncio.Task[Any]] = WeakSet()  # bodies that were found to block the loop
         self._meet_caller()
         _runtimes.add(self)
@@ -150,9 +168,13 @@ class RingKernelRuntime:
         return self._scheduler
 
     def _post(
-        self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
+        self,
+        method: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        unclaimed: Unclaimed | None = None,
+        blocks: bool = False,
     ) -> Future[T]:
-        """Run a coroutine on the runtime's loop from another thread.
+        """Run a coroutine on the runtime's loop from another thread, which `blocks` until it is done.
 
         `unclaimed(kernel_id, result)`, of the first of `args`, is called there if nobody waits for the result any more.
         """
@@ -190,13 +212,16 @@ class RingKernelRuntime:
                     unclaimed(args[0], result)
 
         def stop(_: Future[T]) -> None:
+            del self._posted[future]
             if future.cancelled():
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(lambda: task is not None and task.cancel())
 
+        self._posted[future] = get_ident() if blocks else 0
         try:
             loop.call_soon_threadsafe(begin)
         except RuntimeError:  # it was closed just now
+            del self._posted[future]
             raise _closed_error() from None
         future.add_done_callback(stop)
         if self._thread is not None:
@@ -229,7 +254,11 @@ class RingKernelRuntime:
             self._put_back(kernel_id, reply)
 
     def _bury_reply(self, kernel_id: str, reply: Any) -> None:
-        self._kernels[kernel_id].bury((reply, 0, None), "the asker was cancelled when its reply came", "late")
+        reason = "the asker was cancelled when its reply came"
+        if kernel_id in self._kernels:
+            self._kernels[kernel_id].bury((reply, 0, None), reason, "late")
+        else:  # of a router
+            self.dead_letters.add(DeadLetter(kernel_id, reply, reason, kind="late", is_reply=True))
 
     async def _hop(
         self, method: Callable[..., Coroutine[Any, Any, T]], *args: Any, unclaimed: Unclaimed | None = None
@@ -327,13 +356,15 @@ class RingKernelRuntime:
                 await self._close(drain, timeout)
         on_thread = self._thread is not None and get_ident() == self._home
         self._closed, self._home, self._here = True, 0, None
-        if on_thread or (self._thread is None and self.sampler.stopped and not self._engines):
+        if on_thread or (self._thread is None and self.sampler.stopped and not (self._engines or self._servers)):
             self._stop_threads()
         else:
             await asyncio.to_thread(self._stop_threads)  # it waits for them, which would block this loop
 
     def _stop_threads(self) -> None:
         self.sampler.close()
+        while self._servers:
+            self._servers.pop().close()
         self._close_engines()
         if self._thread is not None:
             self._thread.stop()
@@ -354,8 +385,10 @@ class RingKernelRuntime:
 
     async def _end_all(self, drain: bool, timeout: float) -> None:
         kernels = [kernel for kernel in self._kernels.values() if not kernel.state.over]
-        end = time.monotonic() + timeout
+        clock = self._scheduler_of_loop().loop.time
+        end = clock() + timeout
         for kernel in kernels:
+            kernel._set_breakpoint(None)
             # Nobody reads replies any more; an outbox that is full shall not hold its kernel up.
             kernel._out.resize(1 << 62, "block")
         if drain:
@@ -367,7 +400,7 @@ class RingKernelRuntime:
             if running:
                 with suppress(QueueTimeoutError):  # what is left goes to the dead letters below
                     await self.wait_idle(*running, timeout=timeout)
-        left = max(end - time.monotonic(), 0.05)
+        left = max(end - clock(), 0.05)
 
         async def terminate(kernel: RingKernel) -> None:
             if kernel.state is KernelState.TERMINATING:
@@ -409,10 +442,13 @@ class RingKernelRuntime:
             name = getattr(kernel_id, "kernel_id", None) or getattr(kernel_id, "id", None)
             hint = f"its id, {name!r}" if isinstance(name, str) else "its id, a text"
             return TypeError(f"name a ring kernel by {hint}, not by {kernel_id!r}")
+        if kernel_id in self._routers:
+            own = ", ".join(repr(kernel.id) for kernel in self._routers[kernel_id].kernels[:10])
+            return KernelNotFoundError(f"{kernel_id!r} is a router and no ring kernel: name one of {own}")
         launched = ", ".join(map(repr, list(self._kernels)[:10])) or "none"
         if kernel_id in definitions():
             what = f"it is defined: await runtime.launch({kernel_id!r}) first"
-        elif close := _closest(kernel_id, [*self._kernels, *definitions()]):
+        elif close := _closest(kernel_id, [*self._kernels, *self._routers, *definitions()]):
             what = f"did you mean {close!r}?"
         else:
             what = "define and launch it first, or check the spelling"
@@ -455,6 +491,10 @@ class RingKernelRuntime:
             await self._scheduler_of_loop().loop.run_in_executor(None, definition.build)
         if self._closing is not None:
             raise RuntimeClosedError("the runtime is being closed: launch in a new RingKernelRuntime")
+        if name in self._routers:
+            raise KernelStateError(
+                f"{name!r} is the id of a router: launch it under another kernel_id=, or close the router first"
+            )
         former = self._kernels.get(name)
         if former is not None:
             if not former.state.over:
@@ -588,6 +628,71 @@ class RingKernelRuntime:
             raise QueueTimeoutError(f"{kernel!r} has not ended within {timeout:g} s") from None
         return kernel.state
 
+    # -- stepping ------------------------------------------------------------------------------------------------------
+
+    async def step(self, kernel_id: str, n: int = 1, timeout: float | None = None) -> list[Any]:
+        """Let a kernel handle exactly `n` messages, and pause it.
+
+        One that runs is paused first, and one that was only launched is activated. While fewer are queued it waits for
+        more. An attempt that fails, and is tried again, counts as a message.
+
+        Args:
+            timeout: seconds; None waits as long as it takes.
+
+        Returns:
+            The messages, in the order in which they were handled; fewer than `n` if it was reactivated or terminated
+            meanwhile.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError: it stops or has ended, or another call steps it.
+            KernelFailedError: it failed for good.
+            QueueTimeoutError: not all of them in time; those that were handled are.
+            ValueError: `n` is below 1.
+        """
+        if self._away:
+            return await self._hop(self.step, kernel_id, n, timeout)
+        checked_timeout(timeout)
+        if not is_count(n):
+            raise ValueError(f"n must be an integer of at least 1, not {n!r}")
+        kernel = self._find(kernel_id)
+        if kernel._task is not None and kernel._task is asyncio.current_task():
+            raise KernelStateError(f"{kernel_id!r} cannot step itself: it has a message in hand")
+        if kernel.state.over:
+            raise kernel._unusable()
+        if kernel.state is KernelState.LAUNCHED:
+            kernel._box.pause(True)
+            await self.activate(kernel_id)
+        if kernel.state is not KernelState.DEACTIVATED:
+            await self.deactivate(kernel_id)
+        return await kernel._step(n, timeout)
+
+    async def wait_paused(self, kernel_id: str, timeout: float | None = None) -> Any:
+        """Wait until a kernel is paused, by `deactivate` or a breakpoint, and has nothing in hand.
+
+        Returns:
+            The message that it will be handed next; None if nothing is queued.
+
+        Raises:
+            KernelNotFoundError: none of that id was launched.
+            KernelStateError, KernelFailedError: it has ended.
+            QueueTimeoutError: it is not paused within `timeout` seconds.
+        """
+        if self._away:
+            return await self._hop(self.wait_paused, kernel_id, timeout)
+        checked_timeout(timeout)
+        kernel = self._find(kernel_id)
+        try:
+            async with asyncio.timeout(timeout):
+                while kernel.state is not KernelState.DEACTIVATED:
+                    if kernel.state.over:
+                        raise kernel._unusable()
+                    await kernel._change()
+                await kernel._until_stop()
+        except TimeoutError:
+            raise QueueTimeoutError(f"{kernel!r} was not paused within {timeout:g} s") from None
+        return kernel.peek()
+
     # -- supervision ---------------------------------------------------------------------------------------------------
 
     async def restart(self, kernel_id: str, *, keep_state: bool = False, timeout: float = 5.0) -> None:
@@ -623,7 +728,12 @@ class RingKernelRuntime:
                 f"{kernel_id!r} cannot wait for its own restart: raise, and restart= begins it again"
             )
         before = kernel.restarts
-        kernel._renew(keep_state)
+        if kernel._restarting is not None:  # it waits to begin again anyway
+            timer, _, begin = kernel._restarting
+            timer.cancel()
+            begin()
+        else:
+            kernel._renew(keep_state)
         try:
             async with asyncio.timeout(timeout):
                 while kernel.restarts == before and not kernel.state.over:
@@ -643,7 +753,7 @@ class RingKernelRuntime:
 
         Raises:
             KernelNotFoundError: none of that id was launched.
-            KernelStateError: it was not activated yet, or has ended.
+            KernelStateError: it was not activated yet, waits to be started again, or has ended.
             TypeError: `error` is no exception.
         """
         if self._away:
@@ -653,6 +763,8 @@ class RingKernelRuntime:
             raise TypeError(f"error must be an exception, such as ValueError('...'), not {error!r}")
         if kernel.state is KernelState.LAUNCHED:
             raise KernelStateError(f"{kernel_id!r} is LAUNCHED and has no body that could fail: activate it first")
+        if kernel._restarting is not None:
+            raise KernelStateError(f"{kernel_id!r} has no body that could fail: it waits for {kernel.waiting_for}")
         if kernel.state.over:
             raise kernel._unusable()
         kernel._kill(error or KernelKilledError(f"{kernel_id!r} was killed"))
@@ -743,6 +855,100 @@ class RingKernelRuntime:
         else:
             loop.call_soon_threadsafe(replace)
 
+    # -- tracing -------------------------------------------------------------------------------------------------------
+
+    def trace(self, *, limit: int = 100_000, kernels: Iterable[str] | None = None, messages: bool = True) -> Trace:
+        """A recorder of what happens to messages and kernels: ``with runtime.trace() as trace: ...``, then look at it.
+
+        It records inside the ``with``, or between its `start` and `stop`. A trace shows itself as a sequence diagram in
+        a notebook; `Trace` tells what else can be done with it.
+
+        Args:
+            limit: how many events are kept, the latest ones.
+            kernels: ids of those that are recorded, also of such as will be launched later; by default all.
+            messages: keep the messages themselves, which then live as long as their events; else only the names of
+                their classes, and their ids, where they have one by then.
+
+        Raises:
+            ValueError: the limit is below 1.
+            TypeError: an id is not a text.
+        """
+        from ..telemetry.trace import Trace  # only where somebody traces
+
+        return Trace(self, limit=limit, kernels=kernels, messages=messages)
+
+    # -- recordings ----------------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        path: str | PathLike[str],
+        *,
+        kernels: Iterable[str] | None = None,
+        sync: bool = False,
+        overwrite: bool = False,
+    ) -> Recording:
+        """Write each message that kernels get and each reply that they send to a file, in order, for `replay`.
+
+        It records inside ``with runtime.record("run.pdclog") as recording``, or between its `start` and `stop`. Of
+        messages without an encoding, whose class has no ``@message``, the name of their class is recorded. A disk that
+        is full ends the recording and disturbs no kernel: ``recording.error``.
+
+        Args:
+            path: a file that is made, with any suffix.
+            kernels: ids of those that are recorded, also of such as will be launched later; by default all.
+            sync: wait for the disk each time, so that no loss of power loses what was handled. All kernels wait for it,
+                some milliseconds each time. Without it the loss of the process, but not of the machine, is survived.
+            overwrite: whether a file of that name may be replaced.
+
+        Raises:
+            TypeError: an id is not a text.
+        """
+        from .recording import Recording  # which needs msgpack
+
+        return Recording(self, path, kernels=kernels, sync=sync, overwrite=overwrite)
+
+    async def replay(
+        self,
+        path: str | PathLike[str],
+        *,
+        speed: float | None = None,
+        kernels: Iterable[str] | None = None,
+        ignore: Iterable[str] = (),
+        timeout: float | None = 30.0,
+    ) -> Replay:
+        """Send what kernels got in a recording to those of the same ids, and compare their replies with the recorded.
+
+        Messages that came from outside are sent, asks as asks, in the order in which they were handled; those that one
+        of these kernels has sent to another come of themselves. What was not handled when recorded is left out. The
+        kernels should be in the state that they had then: launched afresh, as a rule.
+
+        Replies that go to the outbox are taken out of there, unless somebody else receives them.
+
+        Args:
+            path: a file that `record` has written.
+            speed: 1.0 sends in the recorded rhythm, 2.0 twice as fast; None as fast as the kernels take the messages.
+            kernels: ids of those to be replayed; what others have sent them is sent then too. By default all.
+            ignore: names of fields of replies that are not compared, a time for one; as those of the message's ids.
+            timeout: seconds in which nothing happens until it gives up.
+
+        Returns:
+            What differs: replies, failures, and messages among the kernels. It is true if nothing does.
+
+        Raises:
+            RecordingError: the file is no recording, or is damaged elsewhere than at its end, or does not have the
+                kernels named.
+            MessageDecodeError: a class of its messages is unknown, or has other fields now. Nothing was sent.
+            KernelNotFoundError, KernelStateError: kernels of the recording are not launched, or not active.
+            QueueTimeoutError: nothing has happened for `timeout` seconds, and yet a kernel is busy.
+            OSError: the file cannot be read.
+            ValueError: the speed is no number above 0.
+        """
+        from .replay import replay  # which needs msgpack
+
+        if self._away:
+            return await self._hop(replay, self, path, speed, kernels, ignore, timeout)
+        return await replay(self, path, speed, kernels, ignore, timeout)
+
     # -- messages ------------------------------------------------------------------------------------------------------
 
     async def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
@@ -764,7 +970,7 @@ class RingKernelRuntime:
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
-            raise self._unknown(kernel_id) from None
+            return await self._send_by_router(kernel_id, message, instance)
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
@@ -818,7 +1024,9 @@ class RingKernelRuntime:
         """`send` each of these messages, in order. All are checked before the first is sent. Errors as in `send`."""
         if self._away:
             return await self._hop(self.send_many, kernel_id, list(messages), instance)
-        kernel = self._find(kernel_id)
+        kernel = self._find_target(kernel_id)
+        if not isinstance(kernel, RingKernel):
+            return await self._router(kernel_id, instance).send_many(messages)
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(messages, (list, tuple)):
@@ -910,7 +1118,7 @@ class RingKernelRuntime:
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
-            raise self._unknown(kernel_id) from None
+            return await self._ask_by_router(kernel_id, message, timeout, instance)
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
@@ -955,10 +1163,10 @@ class RingKernelRuntime:
                         getter.set(None)
             else:
                 if (blocked := box.put(message, wait, instance)) is not None:
-                    begun = clock()
+                    begun = scheduler.loop.time()
                     await box.accepted(blocked, timeout)
                     if timeout is not None:
-                        left = max(timeout - (clock() - begun) / 1e9, 0)
+                        left = max(begun + timeout - scheduler.loop.time(), 0)
             return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
@@ -1096,16 +1304,18 @@ class RingKernelRuntime:
         return records
 
     async def _wait_for_reply(self, kernel: RingKernel, pull: Callable[[], T | None], timeout: float | None) -> T:
-        out, begun, left = kernel._out, 0, timeout
+        out, left, loop = kernel._out, timeout, kernel._scheduler.loop
+        end: float | None = None
         while (found := pull()) is None:
             if out.closed is not None:
                 raise out.closed()
-            if kernel._link is not None and kernel._link.task is not asyncio.current_task():
+            if kernel._link is not None:
                 raise KernelStateError(
-                    f"replies of {kernel.id!r} go to {kernel._link.target.id!r}: to receive them, "
+                    f"replies of {kernel.id!r} go to {kernel._link.names}: to receive them, "
                     f"disconnect({kernel.id!r}) first"
                 )
-            begun = begun or clock()
+            if timeout is not None and end is None:
+                end = loop.time() + timeout
             wait = kernel._scheduler.wait()
             out.join(wait)
             try:
@@ -1118,46 +1328,177 @@ class RingKernelRuntime:
             except BaseException:
                 out.leave(wait)
                 raise
-            if timeout is not None:  # another receiver may have been quicker
-                left = max(timeout - (clock() - begun) / 1e9, 0)
+            if end is not None:  # another receiver may have been quicker
+                left = max(end - loop.time(), 0)
         return found
 
-    async def connect(self, kernel_id: str, target_id: str) -> None:
-        """Make the replies of a kernel that belong to no ask the messages of another, until `disconnect`.
+    async def connect(self, kernel_id: str, *target_ids: str) -> None:
+        """Make the replies of a kernel that belong to no ask the messages of others, until `disconnect`.
 
-        Replies of one compiled kernel go straight into the ring of the other. A full target holds the kernel up.
-        When the target ends, replies can be received again.
+        Each of the targets gets every reply, those named by an earlier call too, in the order of the replies. A full
+        one holds the kernel up. When one ends the others go on; when none is left, replies can be received again. Of a
+        router, one of its kernels gets each reply, or all do, as its strategy says.
+
+        Replies of one compiled kernel go straight into the ring of another if that is its only target. Among several,
+        or while somebody observes one of them, the host carries them over.
+
+        Raises:
+            TypeError: no target is named.
+            KernelNotFoundError: none of that id was launched.
+            MessageTypeError: a target takes other messages.
+            InstanceError: a target has several instances, and no key that says which one a message is for.
+            KernelStateError, KernelFailedError: one of them stops or has ended, or two are connected already.
+        """
+        if self._away:
+            return await self._hop(self.connect, kernel_id, *target_ids)
+        await connect(self._find(kernel_id), [self._find_target(target_id) for target_id in target_ids])
+
+    async def disconnect(self, kernel_id: str, *target_ids: str) -> None:
+        """Let the replies of a kernel go to these targets no longer. Where none is left, they can be received again.
+
+        Args:
+            target_ids: kernels and routers; all by default.
 
         Raises:
             KernelNotFoundError: none of that id was launched.
-            MessageTypeError: the target takes other messages.
-            InstanceError: the target has several instances, and no key that says which one a message is for.
-            KernelStateError, KernelFailedError: one of them stops or has ended, or the first is connected already.
+            KernelStateError: it is not connected, or not to those.
         """
         if self._away:
-            return await self._hop(self.connect, kernel_id, target_id)
-        source, target = self._find(kernel_id), self._find(target_id)
-        if isinstance(source, CompiledKernel):
-            async with source._at_rest():  # where its replies go is not to change in the middle of a message
-                Link(source, target)
-        else:
-            Link(source, target)
+            return await self._hop(self.disconnect, kernel_id, *target_ids)
+        await disconnect(self._find(kernel_id), [self._find_target(target_id) for target_id in target_ids])
 
-    async def disconnect(self, kernel_id: str) -> None:
-        """Let the replies of a kernel be received again.
+    # -- routers and topics --------------------------------------------------------------------------------------------
+
+    @property
+    def routers(self) -> Mapping[str, Router]:
+        """All routers, by id."""
+        return MappingProxyType(self._routers)
+
+    async def router(
+        self,
+        router_id: str,
+        kernels: str | RingKernelDefinition | Iterable[str],
+        *,
+        size: int | None = None,
+        strategy: Routing = "round_robin",
+        key: str | Callable[[Any], Any] | None = None,
+    ) -> Router:
+        """Let several kernels share the messages that are sent to one id.
+
+        ``pool = await runtime.router("workers", "work", size=4)`` launches and activates four kernels of that
+        definition under the ids ``workers-0`` to ``workers-3``, or the next ones that are free. From then on
+        ``runtime.send("workers", message)``, ``ask`` and ``ctx.tell`` go to one of them; ``pool.resize(8)`` adds four.
+
+        Args:
+            router_id: no kernel may have it.
+            kernels: the id of a definition, or a definition, to launch; or the ids of kernels that were launched.
+            size: how many to launch.
+            strategy: ``"round_robin"``: one after the other, and each waits for room in the mailbox of its turn;
+                ``"least_queue"``: the one with the least in its mailbox and in hand; ``"hash"``: messages of one key go
+                to one kernel, which only changes when that one ends or, for a share of the keys, when others come;
+                ``"broadcast"``: all of them, and `ask` gives a list.
+            key: for ``"hash"``: the name of a field, or a function of the message. It gives a text, bytes, a number, a
+                UUID, an enum member, None or a tuple of these.
 
         Raises:
-            KernelNotFoundError: none of that id was launched.
-            KernelStateError: it is not connected.
+            KernelStateError: a router or kernel has that id.
+            KernelNotFoundError: nothing was defined, or no kernel was launched, under one of the ids.
+            ValueError: another argument that cannot be.
+            What `launch` raises.
         """
         if self._away:
-            return await self._hop(self.disconnect, kernel_id)
-        link = self._find(kernel_id)._link
-        if link is None:
-            raise KernelStateError(
-                f"replies of {kernel_id!r} go to no other kernel: connect({kernel_id!r}, ...) does that"
-            )
-        await link.end()
+            return await self._hop(lambda: self.router(router_id, kernels, size=size, strategy=strategy, key=key))
+        from .routing import router  # only where there are some
+
+        return await router(self, router_id, kernels, size, strategy, key)
+
+    def _target(self, kernel_id: Any) -> RingKernel | Router | None:
+        """The kernel or router of that id."""
+        return (self._kernels.get(kernel_id) or self._routers.get(kernel_id)) if isinstance(kernel_id, str) else None
+
+    def _find_target(self, kernel_id: Any) -> RingKernel | Router:
+        target = self._target(kernel_id)
+        if target is None:
+            raise self._unknown(kernel_id)
+        return target
+
+    def _router(self, kernel_id: Any, instance: int | None = None) -> Router:
+        """The router of an id that no kernel has."""
+        router = self._routers.get(kernel_id) if isinstance(kernel_id, str) else None
+        if router is None:
+            raise self._unknown(kernel_id) from None
+        if instance is not None:
+            router._instance(instance)
+        return router
+
+    async def _send_by_router(self, kernel_id: Any, message: Any, instance: int | None) -> None:
+        router = self._router(kernel_id, instance)
+        try:
+            if (waiting := router._offer(message)) is not None:
+                await waiting
+        except PyDotComputeError as error:
+            raise error from error.__cause__  # that it is no kernel tells nobody anything
+
+    async def _ask_by_router(self, kernel_id: Any, message: Any, timeout: float | None, instance: int | None) -> Any:
+        router = self._router(kernel_id, instance)
+        try:
+            return await router.ask(message, timeout)
+        except PyDotComputeError as error:
+            raise error from error.__cause__
+
+    @property
+    def topics(self) -> Topics:
+        """Who has subscribed to what, and how much was published."""
+        if self._topics is None:
+            from .topics import Topics  # only where there are some
+
+            self._topics = Topics(self)
+        return self._topics
+
+    async def subscribe(self, pattern: str, kernel_id: str) -> None:
+        """Let a kernel or router get the messages that are published to the topics which a pattern matches.
+
+        Topics and patterns are words with dots between them. In a pattern ``*`` stands for exactly one word, and ``#``
+        for none or more, as in AMQP: ``sensors.*.temperature`` matches ``sensors.berlin.temperature``, and
+        ``sensors.#`` also ``sensors``. Who has subscribed to several patterns that match gets the message once. A
+        subscription ends with `unsubscribe`, or when something is published after its kernel has ended for good.
+
+        Raises:
+            ValueError: not such a pattern.
+            KernelNotFoundError: no kernel or router has that id.
+            KernelStateError, KernelFailedError: it stops or has ended.
+        """
+        if self._away:
+            return await self._hop(self.subscribe, pattern, kernel_id)
+        self.topics.subscribe(pattern, kernel_id)
+
+    async def unsubscribe(self, pattern: str, kernel_id: str) -> None:
+        """End a subscription to exactly that pattern.
+
+        Raises:
+            KernelStateError: there is none.
+        """
+        if self._away:
+            return await self._hop(self.unsubscribe, pattern, kernel_id)
+        self.topics.unsubscribe(pattern, kernel_id)
+
+    async def publish(self, topic: str, message: Any) -> int:
+        """Send a message to all who have subscribed to patterns that the topic matches.
+
+        Full mailboxes are waited for when all others have got it; the messages of one publisher come to each subscriber
+        in their order. A message that finds nobody is a dead letter, with the topic in place of the kernel's id.
+
+        Returns:
+            How many have got it.
+
+        Raises:
+            ValueError: not a topic, or a pattern.
+            MessageTypeError, PriorityError, QueueFullError: a subscriber does not take it, for what `send` would raise
+                that. The others have got it, and the notes of the error say how many.
+        """
+        if not here() == self._here:  # noqa: SIM201 - as in send
+            return await self._hop(self.publish, topic, message)
+        return await (self._topics or self.topics).publish(topic, message)
 
     async def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """A copy of a kernel's state, of a compiled one between two messages; None if it has no state.
@@ -1176,6 +1517,67 @@ class RingKernelRuntime:
             return await self._hop(self.snapshot, kernel_id, instance)
         kernel = self._find(kernel_id)
         return await kernel._snapshot(None if instance is None else kernel._instance(instance))
+
+    # -- health --------------------------------------------------------------------------------------------------------
+
+    def health(self, stalled_after: float = 5.0) -> Health:
+        """Whether the runtime lives and its kernels do their work. Any thread may ask; it waits half a second at most.
+
+        Args:
+            stalled_after: a kernel is stalled when messages are queued and it has taken none for so many seconds. Of a
+                compiled ring kernel that is known from one look to the next: ask from time to time.
+
+        Raises:
+            ValueError: not a number of seconds of at least 0.
+        """
+        return self._probe.look(stalled_after)
+
+    def serve_metrics(self, port: int = 0, address: str = "127.0.0.1") -> MetricsServer:
+        """Answer Prometheus, in a thread, until the server that this returns is closed or the runtime is.
+
+        Nothing else of this package listens on a port for it. `pydotcompute.telemetry.prometheus.collector` adds the
+        counters to a registry of one's own instead.
+
+        Args:
+            port: 0 takes a free one; the server's `url` says which.
+            address: who can reach it; by default this machine alone.
+
+        Raises:
+            ModuleNotFoundError: the package prometheus-client is missing.
+            OSError: the address is not one of this machine, or the port is taken.
+            RuntimeClosedError: the runtime is closed.
+        """
+        from ..telemetry.prometheus import MetricsServer  # which needs another package
+
+        if self._closed:
+            raise _closed_error()
+        server = MetricsServer(self, port, address)
+        self._servers.append(server)
+        return server
+
+    @contextmanager
+    def otel_spans(
+        self, tracer_provider: TracerProvider | None = None, kernels: Iterable[str] | None = None
+    ) -> Iterator[Spans]:
+        """Make an OpenTelemetry span of each handling of a message, while the ``with`` block lasts.
+
+        Args:
+            tracer_provider: where spans go; by default the global one.
+            kernels: the ids of the kernels that it is about; None: all.
+
+        Raises:
+            ModuleNotFoundError: the package opentelemetry-api is missing.
+            RuntimeClosedError: the runtime is closed.
+        """
+        from ..telemetry.otel import Spans  # which needs another package
+
+        spans = Spans(tracer_provider, kernels)
+        self.observe(spans)
+        try:
+            yield spans
+        finally:
+            self.unobserve(spans)
+            spans.close()
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
@@ -1300,7 +1702,7 @@ class SyncRuntime:
                 f"runtime.sync.{name} would wait for the loop that it runs on: write `await runtime.{name}(...)` here, "
                 f"or make the runtime with RingKernelRuntime(loop='thread')"
             )
-        future = runtime._post(method, *args, unclaimed=unclaimed)
+        future = runtime._post(method, *args, unclaimed=unclaimed, blocks=True)
         try:
             try:
                 future.exception(PATIENCE)
@@ -1342,6 +1744,14 @@ class SyncRuntime:
     def terminate(self, kernel_id: str, drain: bool = True, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.terminate`."""
         self.call(self._runtime.terminate, kernel_id, drain, timeout)
+
+    def step(self, kernel_id: str, n: int = 1, timeout: float | None = None) -> list[Any]:
+        """`RingKernelRuntime.step`."""
+        return self.call(self._runtime.step, kernel_id, n, timeout)
+
+    def wait_paused(self, kernel_id: str, timeout: float | None = None) -> Any:
+        """`RingKernelRuntime.wait_paused`."""
+        return self.call(self._runtime.wait_paused, kernel_id, timeout)
 
     def restart(self, kernel_id: str, *, keep_state: bool = False, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.restart`."""
@@ -1422,13 +1832,41 @@ class SyncRuntime:
         runtime = self._runtime
         return self.call(runtime.receive_batch, kernel_id, max_n, timeout, unclaimed=runtime._put_back_batch)
 
-    def connect(self, kernel_id: str, target_id: str) -> None:
+    def connect(self, kernel_id: str, *target_ids: str) -> None:
         """`RingKernelRuntime.connect`."""
-        self.call(self._runtime.connect, kernel_id, target_id)
+        self.call(self._runtime.connect, kernel_id, *target_ids)
 
-    def disconnect(self, kernel_id: str) -> None:
+    def disconnect(self, kernel_id: str, *target_ids: str) -> None:
         """`RingKernelRuntime.disconnect`."""
-        self.call(self._runtime.disconnect, kernel_id)
+        self.call(self._runtime.disconnect, kernel_id, *target_ids)
+
+    def router(
+        self,
+        router_id: str,
+        kernels: str | RingKernelDefinition | Iterable[str],
+        *,
+        size: int | None = None,
+        strategy: Routing = "round_robin",
+        key: str | Callable[[Any], Any] | None = None,
+    ) -> Router:
+        """`RingKernelRuntime.router`."""
+
+        async def router() -> Router:
+            return await self._runtime.router(router_id, kernels, size=size, strategy=strategy, key=key)
+
+        return self.call(router)
+
+    def subscribe(self, pattern: str, kernel_id: str) -> None:
+        """`RingKernelRuntime.subscribe`."""
+        self.call(self._runtime.subscribe, pattern, kernel_id)
+
+    def unsubscribe(self, pattern: str, kernel_id: str) -> None:
+        """`RingKernelRuntime.unsubscribe`."""
+        self.call(self._runtime.unsubscribe, pattern, kernel_id)
+
+    def publish(self, topic: str, message: Any) -> int:
+        """`RingKernelRuntime.publish`."""
+        return self.call(self._runtime.publish, topic, message)
 
     def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """`RingKernelRuntime.snapshot`."""
@@ -1445,6 +1883,22 @@ class SyncRuntime:
     def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:
         """`RingKernelRuntime.wait_ended`."""
         return self.call(self._runtime.wait_ended, kernel_id, timeout)
+
+    def replay(
+        self,
+        path: str | PathLike[str],
+        *,
+        speed: float | None = None,
+        kernels: Iterable[str] | None = None,
+        ignore: Iterable[str] = (),
+        timeout: float | None = 30.0,
+    ) -> Replay:
+        """`RingKernelRuntime.replay`."""
+
+        async def replay() -> Replay:
+            return await self._runtime.replay(path, speed=speed, kernels=kernels, ignore=ignore, timeout=timeout)
+
+        return self.call(replay)
 
     def close(self, drain: bool = True, timeout: float = 5.0) -> None:
         """`RingKernelRuntime.close`."""

@@ -228,7 +228,7 @@ class SupervisionGroup:
         """A kernel has failed for good: in `one_for_all` that ends the others too."""
         if self.strategy == "one_for_all":
             for other in self._others(kernel):
-                if not other._gave_up:
+                if not other._gave_up and other._begun:
                     other._gave_up = f"together with {kernel.id!r}, which failed {kernel._gave_up}"
                     error = KernelKilledError(f"{kernel.id!r}, of the same one_for_all group, failed for good")
                     error.__cause__ = kernel.exception

@@ -26,7 +26,7 @@ class Delivery(tuple[Any, int, Any]):
     """Its own, in this process."""
     kernel_id: str
     cause: Delivery | None
-    """What was being handled where it was sent; None: it came from outside of the kernels."""
+    """What was being handled where it was sent; None: it came from outside of the kernels, or has been handled."""
     attempts: int
     """How often its handling has failed."""
 
