@@ -13,7 +13,7 @@ from ..messages import DEFAULT_PRIORITY, layout, same_schema
 from ..telemetry.observer import Delivery, in_hand, on_behalf_of
 from .compiled import CompiledKernel
 from .kernel import RingKernel
-from .scheduler import Wait, clock
+from .scheduler import SLICE_NS, Wait, clock
 
 if TYPE_CHECKING:
     from .mailbox import Entry
@@ -50,17 +50,15 @@ def offer(target: RingKernel | Router, message: Any) -> Coroutine[Any, Any, None
     return None if wait is None else box.accepted(wait)
 
 
-async def spread(
-    targets: Iterable[RingKernel | Router], message: Any
-) -> tuple[int, list[tuple[RingKernel | Router, BaseException]]]:
-    """Put a message into several mailboxes; full ones are waited for when all others have got it.
+Refused = list[tuple["RingKernel | Router", BaseException]]
+"""Who has not taken a message, each with the error that `RingKernelRuntime.send` would raise."""
+Full = list[tuple["RingKernel | Router", Coroutine[Any, Any, None]]]
+"""Whose mailbox is full, each with what to await until there is room."""
 
-    Returns:
-        How many have taken it, and the others, each with the error that `RingKernelRuntime.send` would raise.
-    """
+
+def put_into(targets: Iterable[RingKernel | Router], message: Any, refused: Refused, full: Full) -> int:
+    """Put a message into several mailboxes; how many it is in. The others are added to the lists."""
     taken = 0
-    refused: list[tuple[RingKernel | Router, BaseException]] = []
-    full: list[tuple[RingKernel | Router, Coroutine[Any, Any, None]]] = []
     for target in targets:
         try:
             waiting = offer(target, message)
@@ -71,17 +69,36 @@ async def spread(
                 taken += 1
             else:
                 full.append((target, waiting))
+    return taken
+
+
+async def wait_for_room(full: Full, refused: Refused) -> int:
+    """Wait until the message is in these mailboxes too; how many it is in. Those that end meanwhile are refused."""
+    results = await asyncio.gather(*(waiting for _, waiting in full), return_exceptions=True)
+    taken = 0
+    for (target, _), result in zip(full, results, strict=True):
+        if isinstance(result, BaseException):
+            refused.append((target, result))
+        else:
+            taken += 1
+    return taken
+
+
+async def spread(targets: Iterable[RingKernel | Router], message: Any) -> tuple[int, Refused]:
+    """Put a message into several mailboxes; full ones are waited for when all others have got it.
+
+    Returns:
+        How many have taken it, and who has not.
+    """
+    refused: Refused = []
+    full: Full = []
+    taken = put_into(targets, message, refused, full)
     if full:
-        results = await asyncio.gather(*(waiting for _, waiting in full), return_exceptions=True)
-        for (target, _), result in zip(full, results, strict=True):
-            if isinstance(result, BaseException):
-                refused.append((target, result))
-            else:
-                taken += 1
+        taken += await wait_for_room(full, refused)
     return taken, refused
 
 
-def first_error(refused: Sequence[tuple[RingKernel | Router, BaseException]], taken: int) -> BaseException:
+def first_error(refused: Refused, taken: int) -> BaseException:
     """The error to raise when some of several mailboxes have refused a message; it says how the others have fared."""
     (_, error), *others = refused
     if taken or others:
@@ -230,7 +247,7 @@ class Link:
             waiting.set(None)
 
     async def _carry(self, former: Sequence[RingKernel | Router]) -> None:
-        source = self.source
+        source, scheduler = self.source, self.source._scheduler
         out = source._out
         in_hand.set(None)  # who has connected them is not the cause of what comes
         for target in former:  # what the source has put there itself comes first
@@ -239,18 +256,23 @@ class Link:
         while source._link is self and self.targets:
             if (entry := out.pull()) is not None:
                 await self._hand_over(entry)
+                if clock() >= scheduler.slice_end:  # a long drain: let the loop breathe
+                    scheduler.over = True
+                    scheduler.rest()
+                    await asyncio.sleep(0)
+                    scheduler.slice_end = clock() + SLICE_NS
             elif out.closed is not None:
                 break
             elif (
                 self._may_be_native
                 and not self._refused
-                and source._scheduler.loop.time() >= self._not_before
+                and scheduler.loop.time() >= self._not_before
                 and await self._go_native()
             ):
                 self.task = None
                 return
             elif not len(out):
-                self._waiting = waiting = source._scheduler.wait()
+                self._waiting = waiting = scheduler.wait()
                 out.join(waiting)
                 try:
                     await waiting
@@ -265,8 +287,17 @@ class Link:
         source, out = self.source, self.source._out
         self.carries = True
         try:
-            with on_behalf_of(entry.cause if type(entry) is Delivery else None):
-                taken, refused = await spread(self.targets, entry[0])
+            refused: Refused = []
+            full: Full = []
+            if type(entry) is Delivery:
+                with on_behalf_of(entry.cause):
+                    taken = put_into(self.targets, entry[0], refused, full)
+            else:
+                taken = put_into(self.targets, entry[0], refused, full)
+            if full:
+                taken += await wait_for_room(full, refused)
+            if not refused:
+                return
             ended = [target for target, _ in refused if is_closed(target)]
             if len(ended) == len(refused) and not taken:
                 out.put_back(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from .checks import checked_id, checked_timeout, is_count
 from .kernel import RingKernelDefinition, definitions
 from .lifecycle import KernelState
 from .links import first_error, is_closed, offer, spread
+from .runtime import here
 
 if TYPE_CHECKING:
     from .kernel import RingKernel
@@ -58,12 +60,17 @@ class RouterStatistics:
 class _Routee:
     """One kernel of a pool."""
 
-    __slots__ = ("kernel", "number", "routed", "seed")
+    __slots__ = ("kernel", "number", "plain", "routed", "seed")
 
     def __init__(self, kernel: RingKernel, number: int) -> None:
-        self.kernel, self.number = kernel, number
+        self.number = number
+        self.take(kernel)
         self.seed = _hashed(kernel.id)
         self.routed = 0
+
+    def take(self, kernel: RingKernel) -> None:
+        """Another one has come under its id."""
+        self.kernel, self.plain = kernel, kernel._box.plain
 
 
 class Router:
@@ -99,12 +106,9 @@ class Router:
         self._skipped = self._failed = 0
         self._resizing = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
-        self._choose: Callable[[Any], _Routee | None] = {
-            "round_robin": self._next,
-            "least_queue": self._shortest,
-            "hash": self._by_key,
-            "broadcast": self._next,
-        }[strategy]
+        self._in_turn, self._to_each = strategy == "round_robin", strategy == "broadcast"
+        ways = {"least_queue": self._shortest, "hash": self._by_key}
+        self._choose: Callable[[Any], _Routee | None] = ways.get(strategy, self._next)
 
     # -- what a user asks of it ----------------------------------------------------------------------------------------
 
@@ -121,7 +125,7 @@ class Router:
             TypeError, MessageTypeError: the key of the message is none, or it has no such field.
             What `RingKernelRuntime.send` raises; with `broadcast` when the others have got the message.
         """
-        if self.runtime._away:
+        if not here() == self.runtime._here:  # noqa: SIM201 - as in RingKernelRuntime.send
             return await self.runtime._hop(self.send, message)
         if (waiting := self._offer(message)) is not None:
             await waiting
@@ -149,7 +153,7 @@ class Router:
         runtime = self.runtime
         checked_timeout(timeout)
         try:
-            if self.strategy == "broadcast":
+            if self._to_each:
                 routees = self._open()
                 asks = [runtime.ask(routee.kernel.id, message, timeout) for routee in routees]
                 for routee in routees:
@@ -260,16 +264,24 @@ class Router:
         return next(self._turns, None)
 
     def _shortest(self, message: Any) -> _Routee | None:
-        best, least = None, 0
+        best, least = None, sys.maxsize
         for routee in islice(self._turns, len(self._routees)):
-            kernel = routee.kernel
-            box = kernel._box
-            if box.closed is not None and not self._lives(routee):
+            if (load := len(routee.plain)) >= least:
                 continue
-            load = len(box) + (kernel._ctx._start > 0) + box.blocked
+            box = routee.kernel._box
+            if box.closed is not None:
+                if not self._lives(routee):
+                    continue
+                box = routee.kernel._box
+            if routee.kernel._put_now is None:
+                load += box._extra + (routee.kernel._ctx._start > 0)
+                if box._blocked:
+                    load += len(box._blocked)
+            else:  # compiled
+                load = len(box) + box.blocked
             if not load:
                 return routee
-            if best is None or load < least:
+            if load < least:
                 best, least = routee, load
         return best
 
@@ -284,16 +296,17 @@ class Router:
         routee = self._places.get(key)
         if routee is not None and routee.kernel._box.closed is None:
             return routee
-        hashed = _hashed(key)
-        live = [routee for routee in self._routees if self._lives(routee)]
-        if not live:
-            return None
-        routee = max(live, key=lambda one: _mixed(hashed ^ one.seed))
-        if len(live) == len(self._routees):
-            if len(self._places) >= KEYS:
-                self._places.clear()
-            self._places[key] = routee
-        return routee
+        hashed, left = _hashed(key), self._routees
+        while left:
+            routee = max(left, key=lambda one: _mixed(hashed ^ one.seed))
+            if self._lives(routee):
+                if left is self._routees:
+                    if len(self._places) >= KEYS:
+                        self._places.clear()
+                    self._places[key] = routee
+                return routee
+            left = tuple(one for one in left if one is not routee)
+        return None
 
     def _lives(self, routee: _Routee) -> bool:
         """Whether its kernel takes messages, or the one that was launched under its id since."""
@@ -302,7 +315,7 @@ class Router:
             if latest._box.closed is not None:
                 self._skipped += 1
                 return False
-            routee.kernel = latest
+            routee.take(latest)
         return True
 
     def _open(self) -> list[_Routee]:
@@ -314,18 +327,18 @@ class Router:
     def _chosen(self, message: Any) -> _Routee:
         for _ in self._routees:
             routee = self._choose(message)
-            if routee is None:
-                break
-            if routee.kernel._box.closed is None or self._lives(routee):
+            if routee is not None and (routee.kernel._box.closed is None or self._lives(routee)):
                 return routee
         raise self._none_left()
 
     def _offer(self, message: Any) -> Coroutine[Any, Any, None] | None:
         """Put a message where it goes, on the runtime's loop. None: it is in. Else await this. Errors as in `send`."""
-        if self.strategy == "broadcast":
+        if self._to_each:
             return self._to_all(message)
         try:
-            routee = self._chosen(message)
+            routee = next(self._turns, None) if self._in_turn else self._choose(message)
+            if routee is None or (routee.kernel._box.closed is not None and not self._lives(routee)):
+                routee = self._chosen(message)
             waiting = offer(routee.kernel, message)
         except Exception:
             self._failed += 1
@@ -402,7 +415,7 @@ class Router:
         launched = await runtime._launch(latest, kernel_id)
         await runtime.activate(kernel_id)
         routee = self._known.get(kernel_id) or _Routee(launched, number)
-        routee.kernel = launched
+        routee.take(launched)
         return routee
 
     async def _end(self, kernels: Sequence[RingKernel], timeout: float | None) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import KernelStateError
 from .dead_letters import DeadLetter
-from .links import first_error, is_closed, spread
+from .links import Full, Refused, first_error, is_closed, put_into, spread, wait_for_room
 
 if TYPE_CHECKING:
     from .kernel import RingKernel
@@ -150,19 +150,19 @@ class Topics:
         targets = self._known.get(topic)
         if targets is None:
             targets = self._subscribers(checked_topic(topic))
-        taken, refused = await spread(targets, message)
+        refused: Refused = []
+        full: Full = []
+        taken = put_into(targets, message, refused, full)
         self.published += 1
+        if full:
+            taken += await wait_for_room(full, refused)
+        if refused and (ended := [target for target, _ in refused if is_closed(target)]):
+            refused = [(target, error) for target, error in refused if target not in ended]
+            again, refused_again = await spread(self._drop(ended), message)
+            taken, refused = taken + again, refused + refused_again
         self.delivered += taken
         if refused:
-            ended = [target for target, _ in refused if is_closed(target)]
-            if ended:
-                relaunched = self._drop(ended)
-                again, refused_again = await spread(relaunched, message)
-                taken += again
-                self.delivered += again
-                refused = [(target, error) for target, error in refused if target not in ended] + refused_again
-            if refused:
-                raise first_error(refused, taken)
+            raise first_error(refused, taken)
         if not taken:
             self.undelivered += 1
             nobody = "nobody has subscribed to it" if not targets else "all who had subscribed to it have ended"
