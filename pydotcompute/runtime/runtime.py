@@ -55,11 +55,11 @@ if TYPE_CHECKING:
 
     from ..telemetry.otel import Spans
     from ..telemetry.prometheus import MetricsServer
+    from ..telemetry.trace import Trace
     from .recording import Recording
     from .replay import Replay
     from .routing import Router, Routing
     from .topics import Topics
-    from ..telemetry.trace import Trace
 
 T = TypeVar("T")
 
@@ -970,7 +970,9 @@ class RingKernelRuntime:
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
-            return await self._send_by_router(kernel_id, message, instance)
+            if (waiting := self._put_by_router(kernel_id, message, instance)) is not None:
+                await waiting
+            return
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
@@ -1424,26 +1426,34 @@ class RingKernelRuntime:
 
     def _router(self, kernel_id: Any, instance: int | None = None) -> Router:
         """The router of an id that no kernel has."""
-        router = self._routers.get(kernel_id) if isinstance(kernel_id, str) else None
-        if router is None:
+        try:
+            router = self._routers[kernel_id]
+        except (KeyError, TypeError):
             raise self._unknown(kernel_id) from None
         if instance is not None:
             router._instance(instance)
         return router
 
-    async def _send_by_router(self, kernel_id: Any, message: Any, instance: int | None) -> None:
+    def _put_by_router(self, kernel_id: Any, message: Any, instance: int | None) -> Coroutine[Any, Any, None] | None:
+        """Put a message where a router says. None: it is in. Else await this."""
         router = self._router(kernel_id, instance)
         try:
-            if (waiting := router._offer(message)) is not None:
-                await waiting
-        except PyDotComputeError as error:
+            waiting = router._offer(message)
+        except Exception as error:
             raise error from error.__cause__  # that it is no kernel tells nobody anything
+        return None if waiting is None else self._wait_for_router(waiting)
+
+    async def _wait_for_router(self, waiting: Coroutine[Any, Any, None]) -> None:
+        try:
+            await waiting
+        except Exception as error:
+            raise error from error.__cause__
 
     async def _ask_by_router(self, kernel_id: Any, message: Any, timeout: float | None, instance: int | None) -> Any:
         router = self._router(kernel_id, instance)
         try:
             return await router.ask(message, timeout)
-        except PyDotComputeError as error:
+        except Exception as error:
             raise error from error.__cause__
 
     @property
