@@ -15,8 +15,11 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime import RingKernel
+from ..runtime.kernel import _short
 from ..telemetry import RuntimeStatistics
-from ..telemetry.html import runtime_html
+from ..telemetry.html import STATE_WORDS, duration, runtime_html, table_html
+from ..telemetry.trace import one_line
 
 SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")
 """Of the kernels in charts, by place: visible on light and on dark. `dashboard.css` has the same, as `--pdc-series-n`.
@@ -29,6 +32,47 @@ _NOTE = (
 )
 _SMALL = f"font-size:11px;line-height:1.3;color:{_INK2}"
 _APART = "display:flex;justify-content:space-between"
+
+
+QUEUE_ROWS = 100
+"""How many queued messages a table shows."""
+
+
+def brief(message: Any) -> str:
+    """A message in a short line."""
+    return one_line(_short(message))
+
+
+def queue_bundle(kernel: RingKernel) -> dict[str, str]:
+    """What is queued at a kernel, in the order in which it will be handed out, as a table by MIME type.
+
+    Raises:
+        KernelStateError: a compiled ring kernel that is not paused.
+    """
+    queued = kernel.queue()
+    n = len(queued)
+    title = f"{kernel.id}: {n:,} message{'s' * (n != 1)} queued, {STATE_WORDS[kernel.state]}"
+    columns = ("place", "message", "priority", "age", "ask", "failed")
+    rows = [
+        (
+            str(place),
+            brief(one.message),
+            str(one.priority),
+            "–" if one.waits is None else duration(one.waits),
+            "yes" if one.is_ask else "no",
+            f"{one.attempts} ×" if one.attempts else "–",
+        )
+        for place, one in enumerate(queued[:QUEUE_ROWS])
+    ]
+    more = f"{n - QUEUE_ROWS:,} more" if n > QUEUE_ROWS else ""
+    lines = [title]
+    if rows:
+        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+        lines += ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (columns, *rows)]
+    return {
+        "text/html": table_html(title, columns, rows, more),
+        "text/plain": "\n".join([*lines, *([f"and {more}"] if more else [])]),
+    }
 
 
 class Outputs:

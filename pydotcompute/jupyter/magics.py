@@ -12,8 +12,10 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
 from types import CodeType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.error import UsageError
@@ -37,9 +39,16 @@ from ..runtime.kernel import definition_of
 from ..runtime.lifecycle import allowed
 from ..runtime.mailbox import STRATEGIES
 from ..runtime.step import StepDefinition
+from ..runtime.supervision import OPTIONS, When
+from ..telemetry.html import STATE_WORDS
 from . import interrupts, reports
+from .display import brief, queue_bundle
 from .notebook import at_once, choose_loop, finish, notebook_runtime
 from .reports import one_line_errors, written
+
+if TYPE_CHECKING:
+    from ..runtime.recording import Recording
+    from ..telemetry.trace import Trace
 
 
 class _Parser(argparse.ArgumentParser):
@@ -108,7 +117,23 @@ CELL.add_argument(
 CELL.add_argument("--state", metavar="CLASS", help="makes ctx.state; of a step a class that inherits from Record")
 CELL.add_argument("--input-type", metavar="CLASS", help="class of the messages that it takes")
 CELL.add_argument("--output-type", metavar="CLASS", help="class of its replies")
-CELL.add_argument("--restart", action="store_true", help="start afresh: new mailbox, new state")
+CELL.add_argument("--restart", dest="afresh", action="store_true", help="start afresh now: new mailbox, new state")
+_failures = CELL.add_argument_group("when it fails")
+_failures.add_argument(
+    "--policy", dest="restart", choices=get_args(When), metavar="WHEN", help="start it again: never, on_failure, always"
+)
+_failures.add_argument(
+    "--max-restarts", type=int, metavar="N", help="restarts within the window; then it is FAILED (3)"
+)
+_failures.add_argument("--window", type=float, metavar="SECONDS", help="the window of that limit (60)")
+_failures.add_argument("--max-retries", type=int, metavar="N", help="tries of the message in hand after the first (0)")
+_failures.add_argument(
+    "--backoff", metavar="SECONDS", help="before the second restart in the window, then ever longer; or a Backoff (0.1)"
+)
+_failures.add_argument(
+    "--keep-state", action="store_true", default=None, help="a restart keeps ctx.state, or the state of a step"
+)
+_failures.add_argument("--on-restart", metavar="FUNCTION", help="called with a Restart before the new body begins")
 _steps = CELL.add_argument_group("of a step, def step(state, msg, out)")
 _steps.add_argument(
     "--backend", choices=BACKENDS, metavar="NAME", help=f"what runs it: {', '.join(BACKENDS)} (auto: the fastest here)"
@@ -162,12 +187,32 @@ _one.add_argument("--timeout", type=_seconds, metavar="SECONDS", help="how long 
 _one.add_argument("kernel_id", metavar="KERNEL")
 _one.usage = "%(prog)s [--timeout SECONDS] KERNEL EXPRESSION"
 _some_kernels(_command("pause", "finish the message in hand and hand out no further one"))
+_one = _command("step", "pause it and let it handle what is queued, N messages at most (1)")
+_one.add_argument("kernel_id", metavar="KERNEL")
+_one.add_argument("n", nargs="?", type=int, default=1, metavar="N")
+_one.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="for all of them (5)")
+_command("queue", "a table of what is queued, in the order in which it will be handed out").add_argument(
+    "kernel_id", metavar="KERNEL"
+)
+_command("peek", "return the message that will be handed out next").add_argument("kernel_id", metavar="KERNEL")
 _some_kernels(_command("resume", "go on after a pause"))
 _stop = _command("stop", "handle what is queued, and end")
 _some_kernels(_stop)
 _stop.add_argument("--no-drain", action="store_true", help="make dead letters of what is queued instead")
 _stop.add_argument("--timeout", type=_seconds, default=5.0, metavar="SECONDS", help="until the body is cancelled (5)")
 _some_kernels(_command("restart", "end it and start its latest definition afresh, with a new mailbox and a new state"))
+_command("health", "whether the runtime lives and its kernels do their work")
+_command("letters", "a table of the dead letters of all kernels, or of one").add_argument(
+    "kernel_id", nargs="?", metavar="KERNEL"
+)
+_one = _command("trace", "record what happens from now on, to all kernels or those named; --stop ends and returns it")
+_one.add_argument("--stop", action="store_true", help="end the trace and return it: the notebook shows its picture")
+_one.add_argument("kernel_ids", nargs="*", metavar="KERNEL")
+_one = _command("record", "write messages and replies to the file PATH from now on, for replay; --stop ends that")
+_one.add_argument("--overwrite", action="store_true", help="replace a file of that name")
+_one.add_argument("--stop", action="store_true", help="end the recording")
+_one.add_argument("path", nargs="?", metavar="PATH")
+_one.add_argument("kernel_ids", nargs="*", metavar="KERNEL")
 _command("dashboard", "the live dashboard")
 _command("loop", "where the kernels run; with an argument, choose").add_argument(
     "mode", nargs="?", choices=("thread", "current")
@@ -205,6 +250,11 @@ class RingMagics(Magics):
         %%ring_kernel [KERNEL_ID] [--queue-size N] [--backpressure STRATEGY] [--state CLASS] [--input-type CLASS]
         [--output-type CLASS] [--restart]
 
+        what happens when it fails:
+
+        [--policy WHEN] [--max-restarts N] [--window SECONDS] [--max-retries N] [--backoff SECONDS] [--keep-state]
+        [--on-restart FUNCTION]
+
         and of a step, `def step(state, msg, out)`, which is compiled:
 
         [--backend NAME] [--instances N] [--key FIELD] [--buffers NAME,...] [--boundscheck] [--quantum SECONDS]
@@ -223,7 +273,10 @@ class RingMagics(Magics):
         with one_line_errors():
             given = {option: value for option, value in vars(options).items() if value is not None}
             given = {option: self._meant(option, value) for option, value in given.items()}
-            restart = given.pop("restart")
+            afresh = given.pop("afresh")
+            if given.get("restart", "never") == "never" and (limits := given.keys() & _LIMITS):
+                option = min(limits).replace("_", "-")
+                raise UsageError(f"--{option} is for ring kernels that are started again: add --policy on_failure")
             if isinstance(function, RingKernelDefinition):
                 if given.keys() - {"kernel_id"} or options.kernel_id not in (None, function.kernel_id):
                     raise UsageError("options are given twice: take off @ring_kernel or those of the magic")
@@ -236,7 +289,7 @@ class RingMagics(Magics):
             else:
                 definition = definition_of(function, **given)
             namespace[name] = definition
-            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, restart)
+            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, afresh)
 
     def _compiled(self, line: str, cell: str) -> tuple[CodeType, str]:
         """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines."""
@@ -261,7 +314,7 @@ class RingMagics(Magics):
             )
         return code, names[-1]
 
-    def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, version: int, restart: bool) -> None:
+    def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, version: int, afresh: bool) -> None:
         """Launch a definition, or let it take over from the former one."""
         name = definition.kernel_id
         kernel = runtime.kernels.get(name)
@@ -283,7 +336,7 @@ class RingMagics(Magics):
             start()
         elif kernel.state is KernelState.TERMINATING:
             finish(runtime, runtime.wait_ended, name, then=start)
-        elif restart:
+        elif afresh:
             finish(runtime, runtime.terminate, name, False, then=start)
         else:
             kernel._check_successor(definition)
@@ -347,6 +400,41 @@ class RingMagics(Magics):
             at_once(runtime, runtime.reactivate, kernel.id)
             print(f"{kernel.id} goes on with {queued} queued")  # noqa: T201
 
+    def _step(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
+        kernel = runtime[options.kernel_id]
+        if options.n < 1:
+            COMMANDS["step"].error(f"N must be at least 1, not {options.n}")
+
+        async def step() -> list[Any]:
+            if kernel.state is KernelState.ACTIVE:
+                await runtime.deactivate(kernel.id)
+            if kernel.state is KernelState.DEACTIVATED:
+                await runtime.wait_paused(kernel.id, options.timeout)
+                if not kernel.queue_depth:  # it would wait for a message, which this notebook cannot send meanwhile
+                    return []
+            return await runtime.step(kernel.id, max(min(options.n, kernel.queue_depth), 1), options.timeout)
+
+        def then(handled: list[Any]) -> None:
+            for message in handled[:_LINES]:
+                print(f"handled: {brief(message)}")  # noqa: T201
+            if len(handled) > _LINES:
+                print(f"handled: {_messages(len(handled) - _LINES)} more")  # noqa: T201
+            queued = kernel.queue_depth
+            what = f"{_messages(queued)} queued, next: {brief(kernel.peek())}" if queued else "nothing is queued"
+            print(f"{kernel.id} is {STATE_WORDS[kernel.state]}; {what}")  # noqa: T201
+
+        finish(runtime, step, then=then)
+
+    def _queue(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
+        display(queue_bundle(runtime[options.kernel_id]), raw=True)  # type: ignore[no-untyped-call]
+
+    def _peek(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
+        queued = runtime[options.kernel_id].queue()
+        if not queued:
+            print(f"{options.kernel_id} has nothing queued")  # noqa: T201
+            return None
+        return queued[0].message
+
     def _stop(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
         for kernel in self._chosen(runtime, options, "stop", *_RUNNING):
             self._terminate(runtime, kernel, not options.no_drain, options.timeout, lambda *_: None)
@@ -378,6 +466,57 @@ class RingMagics(Magics):
         _compile(latest)
         at_once(runtime, lambda: runtime.launch(latest, kernel_id=kernel.id))
         _activate(runtime, kernel.id)
+
+    def _health(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> None:
+        display(runtime.health())  # type: ignore[no-untyped-call]
+
+    def _letters(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
+        letters = runtime.dead_letters
+        display(letters if options.kernel_id is None else letters.of(runtime[options.kernel_id].id))  # type: ignore[no-untyped-call]
+
+    def _trace(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Trace | None:
+        global _trace
+        if options.stop:
+            if options.kernel_ids:
+                COMMANDS["trace"].error("--stop ends the whole trace: name no kernel")
+            if _trace is None:
+                raise UsageError("no trace is being recorded: `%ring trace` begins one")
+            trace, _trace = _trace, None
+            trace.stop()
+            return trace
+        kernels = _known(runtime, options.kernel_ids)
+        if _trace is not None:
+            print(f"the trace before is given up, with {len(_trace):,} events")  # noqa: T201
+            _trace.stop()
+        _trace = runtime.trace(kernels=kernels).start()
+        what = ", ".join(kernels) if kernels else "all ring kernels"
+        print(f"tracing {what}; %ring trace --stop ends it and shows it")  # noqa: T201
+        return None
+
+    def _record(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
+        global _recording
+        parser = COMMANDS["record"]
+        if options.stop:
+            if options.path is not None or options.overwrite:
+                parser.error("--stop ends the recording that runs: name no file")
+            if _recording is None:
+                raise UsageError("nothing is being recorded: `%ring record PATH` begins")
+            recording, _recording = _recording, None
+            recording.stop()
+            print(f"{recording!r}"[1:-1])  # noqa: T201
+            return
+        if options.path is None:
+            parser.error("name the file to write, or write --stop")
+        if _recording is not None and _recording.recording:
+            raise UsageError(f"{str(_recording.path)!r} is being recorded: `%ring record --stop` ends that first")
+        kernels = _known(runtime, options.kernel_ids)
+        if Path(options.path).exists() and not options.overwrite:
+            parser.error(f"{options.path!r} is there already: choose another name, or write --overwrite")
+        try:
+            _recording = runtime.record(options.path, kernels=kernels, overwrite=options.overwrite).start()
+        except OSError as error:
+            raise UsageError(f"{options.path!r} cannot be written: {error.strerror}") from None
+        print(f"recording to {options.path}; %ring record --stop ends it")  # noqa: T201
 
     def _dashboard(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> Any:
         from .widgets import dashboard
@@ -445,10 +584,11 @@ class RingMagics(Magics):
             return {name: self._named(name) for name in value}
         if (option, value) == ("quantum", "none"):
             return None
-        return self._named(value) if option in ("state", "input_type", "output_type") else value
+        named = option in ("state", "input_type", "output_type", "backoff", "on_restart")
+        return self._named(value) if named else value
 
     def _named(self, expression: str) -> Any:
-        """The class or buffer that an option names."""
+        """The class, function, buffer or number that an option names."""
         try:
             return eval(expression, self._shell.user_ns)
         except Exception as error:  # noqa: BLE001 - it evaluates what the user wrote
@@ -460,6 +600,13 @@ _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
 
 _SLOW = 1.5
 """Seconds that compiling a step takes at most, but for the first one on a machine."""
+_LIMITS = OPTIONS.keys() - {"restart"}
+_LINES = 20
+"""How many of the messages that it handled `%ring step` shows."""
+
+_trace: Trace | None = None
+_recording: Recording | None = None
+# What `%ring trace` and `%ring record` have begun: a shell that loads the extension again makes its magics anew.
 
 
 def _is_body(function: Callable[..., Any]) -> bool:
@@ -492,6 +639,11 @@ def _activate(runtime: RingKernelRuntime, kernel_id: str) -> None:
 
 def _messages(n: int) -> str:
     return f"{n:,} message{'s' * (n != 1)}"
+
+
+def _known(runtime: RingKernelRuntime, kernel_ids: list[str]) -> list[str] | None:
+    """These ids, all of kernels that there are; None: none is named, which means all."""
+    return [runtime[kernel_id].id for kernel_id in kernel_ids] or None
 
 
 def _show(reply: Any) -> None:
@@ -536,17 +688,24 @@ def _candidates(magic: str, before: list[str], text: str) -> list[str]:
         if rest and (head := _HEAD.match(rest[0])) and head.end() < len(rest[0]):
             return []  # in the expression
     known: list[str] = []
+    has_one = bool(_positional(parser, before if magic == "%%ring_kernel" else before[1:]))
     for action in parser._actions:
         if action.option_strings:
             if before[-1:] == action.option_strings and action.nargs != 0:
                 words: tuple[str, ...] = getattr(action.type, "words", ())
                 return list(action.choices or words)
             known += action.option_strings
-        elif action.metavar == "KERNEL":
+        elif action.metavar == "KERNEL" and not (has_one and action.nargs in (None, "?")):
             known += map(shlex.quote, notebook_runtime().kernels)
         else:
             known += action.choices or ()
     return known
+
+
+def _positional(parser: _Parser, words: list[str]) -> list[str]:
+    """Those of these words that are neither options nor the values of options."""
+    with_value = {text for action in parser._actions if action.nargs != 0 for text in action.option_strings}
+    return [word for former, word in pairwise(["", *words]) if not word.startswith("-") and former not in with_value]
 
 
 def load(shell: InteractiveShell) -> None:

@@ -6,6 +6,7 @@ import logging
 import shlex
 import sys
 from asyncio import CancelledError
+from collections import Counter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from IPython.core.interactiveshell import InteractiveShell
 
 from ..exceptions import PyDotComputeError
+from ..runtime.dead_letters import error_text
+from ..telemetry.trace import one_line
 
 log = logging.getLogger("pydotcompute")
 
@@ -75,14 +78,49 @@ class CrashReport(logging.Handler):
     def __init__(self, shell: InteractiveShell) -> None:
         super().__init__(logging.WARNING)
         self._shell = shell
+        self._told: Counter[tuple[Any, ...]] = Counter()  # how often each error was told, by what and where it is
 
     def emit(self, record: logging.LogRecord) -> None:
         lines = [record.getMessage()]
-        if record.exc_info and record.exc_info[1] is not None:
-            lines += self._shell.InteractiveTB.structured_traceback(*record.exc_info, tb_offset=0)
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            times = self._times(record, error)
+            if times == 1 or hasattr(record, "failed_kernel"):
+                lines += self._shell.InteractiveTB.structured_traceback(
+                    type(error), error, error.__traceback__, tb_offset=0
+                )
+            elif times <= _LINES:
+                lines = [f"{lines[0]}: {_of_one_line(error)}"]
+            elif times & (times - 1):  # of the others only the 16th, the 32nd, the 64th, …
+                return
+            else:
+                lines = [f"{lines[0]}: {_of_one_line(error)} ({times:,} times by now)"]
         if kernel_id := getattr(record, "failed_kernel", None):
             lines.append(f"To go on, correct its cell and run it again, or: {written('launch', kernel_id)}")
         print("\n".join(lines), file=sys.stderr)  # noqa: T201
+
+    def _times(self, record: logging.LogRecord, error: BaseException) -> int:
+        """How often this error, of this kernel and at this line, was told, this time included.
+
+        A kernel that is started again fails perhaps thousands of times, and drawing a traceback takes its loop longer
+        than starting it.
+        """
+        place, trace = None, error.__traceback__
+        while trace is not None:
+            place, trace = (trace.tb_frame.f_code.co_filename, trace.tb_lineno), trace.tb_next
+        names = record.args if isinstance(record.args, tuple) else ()
+        key = (record.msg, *map(str, (*names[:1], *names[-1:])), type(error), place)
+        if len(self._told) > _KEYS:
+            self._told.clear()
+        self._told[key] += 1
+        return self._told[key]
+
+
+_LINES, _KEYS = 8, 1000
+
+
+def _of_one_line(error: BaseException) -> str:
+    return one_line(error_text(error))[:200]
 
 
 def load(shell: InteractiveShell) -> None:

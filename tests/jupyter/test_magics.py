@@ -266,6 +266,85 @@ def test_restart_option_never_starts_the_new_body_in_the_old_kernel(nb: Notebook
     assert again.stdout.count("hello\n") == 1
 
 
+FRAGILE = """%%ring_kernel fragile {options}
+from pydotcompute import Backoff
+begun = []
+def note(restart):
+    begun.append((restart.number, restart.message))
+async def fragile(ctx):
+    ctx.state.seen = getattr(ctx.state, "seen", [])
+    async for message in ctx:
+        ctx.state.seen.append(message)
+        if message == "bad" and ctx.state.seen.count("bad") < 3:
+            raise ValueError("a bad one")
+        await ctx.send(list(ctx.state.seen))
+"""
+
+
+def fragile(options: str) -> str:
+    return FRAGILE.format(options=options)
+
+
+def test_without_a_policy_a_failure_is_final(nb: NotebookKernel) -> None:
+    nb.run(fragile("--policy never"))
+    nb.fail("await runtime.ask('fragile', 'bad')")
+    assert nb.value("runtime['fragile'].state.value, runtime['fragile'].restarts") == ("FAILED", 0)
+
+
+def test_a_policy_starts_it_again(nb: NotebookKernel, loop: str) -> None:
+    nb.run(fragile("--policy on_failure"))
+    assert nb.value("await runtime.ask('fragile', 1)") == [1]
+    assert "'fragile' failed on this message" in nb.fail("await runtime.ask('fragile', 'bad')").text
+    assert nb.value("await runtime.ask('fragile', 2)") == [2]
+    assert nb.value("runtime['fragile'].restarts") == 1
+
+
+def test_always_starts_a_body_again_that_returns(nb: NotebookKernel) -> None:
+    nb.run("%%ring_kernel once --policy always\nasync def once(ctx):\n    await ctx.send(await ctx.receive())")
+    assert nb.value("[await runtime.ask('once', n) for n in (1, 2, 3)]") == [1, 2, 3]
+
+
+def test_the_state_is_kept_and_messages_are_tried_again_as_the_options_say(nb: NotebookKernel, loop: str) -> None:
+    nb.run(fragile("--policy on_failure --keep-state --max-retries 2 --backoff 0 --on-restart note"))
+    assert nb.value("await runtime.ask('fragile', 'bad')") == ["bad"] * 3
+    assert nb.value("begun") == [(1, "bad"), (2, "bad")]
+
+
+def test_max_restarts_and_window_limit_the_restarts(nb: NotebookKernel) -> None:
+    nb.run(fragile("--policy on_failure --max-restarts 1 --window 30 --backoff 0"))
+    nb.run("await runtime.send_many('fragile', ['bad', 'bad'])\nawait runtime.wait_ended('fragile')")
+    assert "failed for good, after 1 restart in 30 s" in nb.fail("await runtime.ask('fragile', 1)").text
+
+
+@pytest.mark.parametrize("backoff", ["60", "'Backoff(60, jitter=0)'"])
+def test_backoff_delays_the_second_restart(nb: NotebookKernel, backoff: str) -> None:
+    nb.run("from pydotcompute import Backoff")
+    nb.run(fragile(f"--policy on_failure --backoff {backoff}"))
+    nb.run("await runtime.send_many('fragile', ['bad', 'bad'])")
+    nb.run("import asyncio\nwhile 'restart 2' not in runtime['fragile'].waiting_for: await asyncio.sleep(0)")
+    assert nb.value("float(runtime['fragile'].waiting_for.split()[-2])") > 20
+
+
+def test_a_step_has_a_policy_too(nb: NotebookKernel) -> None:
+    nb.run(
+        """%%ring_kernel --backend interpreted --policy on_failure --keep-state
+import numpy as np
+from pydotcompute import Record, message
+@message
+class Number:
+    n: np.int64
+class Tally(Record):
+    count: np.int64
+def divide(state: Tally, msg: Number, out: Number) -> bool:
+    state.count += 1
+    out.n = 12 // int(msg.n) + 100 * state.count
+    return True
+"""
+    )
+    nb.fail("await runtime.ask('divide', Number(0))")
+    assert nb.value("int((await runtime.ask('divide', Number(3))).n)") == 204
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
@@ -280,6 +359,15 @@ def test_restart_option_never_starts_the_new_body_in_the_old_kernel(nb: Notebook
         ("--input-type 'list['", "'list[': SyntaxError"),
         ("--input-type 5", "input_type of 'echo' cannot be checked at run time: 5"),
         ("'echo", 'No closing quotation in "\'echo"'),
+        ("--policy sometimes", "argument --policy: invalid choice: 'sometimes'"),
+        ("--max-restarts x", "argument --max-restarts: invalid int value: 'x'"),
+        ("--keep-state", "--keep-state is for ring kernels that are started again: add --policy on_failure"),
+        ("--policy never --window 3", "--window is for ring kernels that are started again"),
+        ("--policy always --window 0", "window of 'echo' must be a number of seconds above 0"),
+        ("--policy always --max-retries -1", "max_retries of 'echo' must be an integer of at least 0, not -1"),
+        ("--policy always --backoff nowhere", "'nowhere': NameError: name 'nowhere' is not defined"),
+        ("--policy always --backoff -1", "backoff of 'echo' must be a number of seconds"),
+        ("--policy always --on-restart 5", "on_restart of 'echo' must be a function of one Restart, not 5"),
     ],
 )
 def test_a_wrong_option_is_told_in_one_line_and_starts_nothing(nb: NotebookKernel, options: str, told: str) -> None:
@@ -475,6 +563,36 @@ def test_prints_and_the_crash_go_below_the_defining_cell(nb: NotebookKernel, loo
         assert other.stderr == ""
 
 
+def test_a_kernel_that_was_started_again_says_so_below_its_cell(nb: NotebookKernel, loop: str) -> None:
+    defining = nb.run(TALK.format(first="%%ring_kernel --policy on_failure --backoff 0"))
+    other = nb.fail('await runtime.ask("talk", "crash")')
+    nb.settle()
+    assert "ring kernel 'talk' failed and is started again (1 of 3 in 60 s)" in defining.stderr
+    assert '----> 6             raise ValueError("no such thing")' in defining.stderr
+    assert "To go on" not in defining.stderr
+    assert other.stderr == ""
+    for _ in range(3):
+        nb.fail('await runtime.ask("talk", "crash")')
+    nb.settle()
+    assert defining.stderr.endswith("To go on, correct its cell and run it again, or: %ring restart talk\n")
+    # The traceback of the first failure, and of the final one; in between a line for each.
+    assert defining.stderr.count("----> 6") == 2
+    assert "started again (3 of 3 in 60 s) (cell In" in defining.stderr
+    assert "failed for good, after 3 restarts in 60 s" in defining.stderr
+
+
+def test_what_a_storm_of_restarts_shows_is_bounded(nb: NotebookKernel) -> None:
+    cell = nb.run(TALK.format(first="%%ring_kernel --policy on_failure --max-restarts 1000 --backoff 0"))
+    nb.run("await runtime.send_many('talk', ['crash'] * 600)\nawait runtime.wait_idle('talk')")
+    nb.settle()
+    assert cell.stderr.count("ring kernel 'talk' failed") == 14  # of the 1st to the 8th, the 16th, …, the 512th
+    assert "ValueError: no such thing (512 times by now)" in cell.stderr
+    again = nb.run(TALK.format(first="%%ring_kernel --policy on_failure --max-restarts 1000 --backoff 0"))
+    nb.fail("await runtime.ask('talk', 'crash')")
+    nb.settle()
+    assert "----> 6" in again.stderr  # another cell: it is shown in full
+
+
 def test_output_comes_while_another_cell_blocks(nb: NotebookKernel) -> None:
     defining = nb.run(TALK.format(first="%%ring_kernel"))
     nb.run("import threading\ndone = threading.Event()")
@@ -655,6 +773,171 @@ def test_all(nb: NotebookKernel, loop: str) -> None:
     assert nb.run("%ring restart --all").stdout == "echo is active\ntwin is active\n"
 
 
+def test_step(nb: NotebookKernel, loop: str) -> None:
+    nb.run(ECHO)
+    nb.show(nb.run("%ring step echo"), "echo is paused; nothing is queued\n")  # at once
+    nb.run("%ring send echo 1\n%ring send echo [2,\\\n3]\n%ring send echo 'x' * 200\n%ring send echo 4")
+    nb.show(nb.run("%ring step echo"), "handled: 1\necho is paused; 3 messages queued, next: [2, 3]\n")
+    cell = nb.run("%ring step echo 2")
+    nb.show(cell, "handled: [2, 3]\nhandled: 'xxx")
+    nb.show(cell, "…\necho is paused; 1 message queued, next: 4\n")
+    nb.show(nb.run("%ring step echo 99"), "handled: 4\necho is paused; nothing is queued\n")
+    assert nb.value("runtime['echo'].statistics().processed") == 4
+    nb.run("%ring resume echo")
+    assert nb.value('[await runtime.receive("echo") for _ in range(2)]') == [1, [2, 3]]
+
+
+def test_a_step_shows_few_of_many_messages(nb: NotebookKernel) -> None:
+    nb.run(ECHO)
+    nb.run("%ring pause echo\nawait runtime.send_many('echo', range(1000))")
+    cell = nb.run("%ring step echo 1000")
+    assert cell.stdout.endswith("handled: 19\nhandled: 980 messages more\necho is paused; nothing is queued\n")
+
+
+def test_a_step_gives_up_after_its_timeout(nb: NotebookKernel, loop: str) -> None:
+    nb.run("import asyncio")
+    nb.run("%%ring_kernel\nasync def stuck(ctx):\n    async for message in ctx:\n        await asyncio.Event().wait()")
+    nb.run("%ring pause stuck\n%ring send stuck 1")
+    told = "of 1 messages within 0.05 s; it is DEACTIVATED, 0 queued, handling a message"
+    code = "%ring step stuck --timeout 0.05"
+    if loop == "thread":
+        assert told in nb.fail(code).text
+    else:
+        nb.show(nb.run(code), told)
+    nb.run("await runtime.kill('stuck')")
+
+
+def test_a_step_into_a_failure_says_so(nb: NotebookKernel) -> None:
+    nb.run(TALK.format(first="%%ring_kernel"))
+    nb.run("%ring pause talk\n%ring send talk 'crash'")
+    cell = nb.fail("%ring step talk")
+    assert cell.text == "KernelFailedError: 'talk' failed: ValueError: no such thing"
+    assert nb.fail("%ring step talk").ename == "KernelFailedError"
+
+
+def test_a_compiled_kernel_is_stepped_and_its_queue_shown(nb: NotebookKernel, loop: str) -> None:
+    nb.run(
+        """%%ring_kernel --backend interpreted
+import numpy as np
+from pydotcompute import message
+@message
+class Number:
+    n: np.int64
+def square(state: None, msg: Number, out: Number) -> bool:
+    out.n = msg.n * msg.n
+    return True
+"""
+    )
+    told = nb.fail("%ring queue square")
+    assert "KernelStateError: 'square' is ACTIVE" in told.text
+    nb.run("%ring pause square\n%ring send square Number(3)\n%ring send square Number(4)")
+    assert "Number(n=4)" in nb.run("%ring queue square").shown[0]
+    nb.show(nb.run("%ring step square"), "handled: Number(n=3)\nsquare is paused; 1 message queued, next: Number(n=4)")
+    assert nb.value("int((await runtime.receive('square')).n)") == 9
+
+
+def test_queue_and_peek(nb: NotebookKernel, loop: str) -> None:
+    nb.run("from pydotcompute import message\n@message\nclass Note:\n    text: str")
+    nb.run(ECHO)
+    nb.run("%ring pause echo")
+    assert nb.run("%ring queue echo").shown == ["echo: 0 messages queued, paused"]
+    assert nb.run("%ring peek echo").stdout == "echo has nothing queued\n"
+    nb.run("%ring send echo '<b> & </b>'\n%ring send echo Note('urgent', priority=200)")
+    cell = nb.run("%ring queue echo")
+    lines = [re.split(r"  +", line) for line in cell.shown[0].splitlines()]
+    assert lines[0] == ["echo: 2 messages queued, paused"]
+    assert lines[1] == ["place", "message", "priority", "age", "ask", "failed"]
+    assert [line[:3] + line[4:] for line in lines[2:]] == [
+        ["0", "Note(text='urgent', priority=200)", "200", "no", "–"],
+        ["1", "'<b> & </b>'", "128", "no", "–"],
+    ]
+    (message,) = [m for m in cell.messages if m["msg_type"] == "display_data"]
+    html = message["content"]["data"]["text/html"]
+    assert html.count("<tr") == 3
+    assert "&lt;b&gt; &amp; &lt;/b&gt;" in html
+    assert "<b> &" not in html
+    assert nb.run("%ring peek echo").result == "Note(text='urgent', priority=200)"
+    assert nb.run("x = %ring peek echo\nx.text").result == "'urgent'"
+    assert nb.value("runtime['echo'].queue_depth") == 2
+    nb.run("await runtime.send_many('echo', range(200))")
+    assert nb.run("%ring queue echo").shown[0].splitlines()[-1] == "and 102 more"
+
+
+def test_the_queue_shows_asks_and_how_often_a_message_has_failed(nb: NotebookKernel) -> None:
+    nb.run(fragile("--policy on_failure --max-retries 2 --backoff 60"))
+    asking = nb.start("reply = await runtime.ask('fragile', 'bad')")
+    subshell = nb.subshell()
+    nb.run("import asyncio\nwhile runtime['fragile'].restarts < 1: await asyncio.sleep(0.001)", subshell=subshell)
+    nb.run("while runtime['fragile'].busy: await asyncio.sleep(0.001)", subshell=subshell)
+    (shown,) = nb.run("%ring queue fragile", subshell=subshell).shown
+    assert re.split("  +", shown.splitlines()[2])[4:] == ["yes", "2 ×"]
+    nb.run("%ring stop --no-drain fragile", subshell=subshell)
+    nb.until(lambda: asking.done)
+
+
+def test_trace(nb: NotebookKernel, loop: str) -> None:
+    nb.run(ECHO)
+    nb.run(ECHO.replace("%%ring_kernel", "%%ring_kernel twin"))
+    assert "`%ring trace` begins one" in nb.fail("%ring trace --stop").text
+    assert nb.run("%ring trace").stdout == "tracing all ring kernels; %ring trace --stop ends it and shows it\n"
+    nb.run("await runtime.ask('echo', 1)\nawait runtime.ask('twin', 2)")
+    cell = nb.run("%ring trace --stop")
+    assert cell.result is not None
+    assert "at 2 kernels" in cell.result
+    (message,) = [m for m in cell.messages if m["msg_type"] == "execute_result"]
+    assert "<svg" in message["content"]["data"]["text/html"]
+    assert nb.value("runtime._observers") == ()
+    assert nb.run("%ring trace twin").stdout.startswith("tracing twin; ")
+    nb.run("await runtime.ask('echo', 1)\nawait runtime.ask('twin', 2)")
+    nb.run("%reload_ext pydotcompute")  # does not lose it
+    assert nb.value("trace = %ring trace --stop\n[e.message for e in trace.of(kind='start')]") == [2]
+
+
+def test_a_trace_that_begins_anew_gives_the_one_before_up(nb: NotebookKernel) -> None:
+    nb.run(ECHO)
+    nb.run("%ring trace")
+    nb.run("await runtime.ask('echo', 1)")
+    assert nb.run("%ring trace").stdout.startswith("the trace before is given up, with 5 events\ntracing all")
+    nb.run("await runtime.ask('echo', 2)")
+    assert nb.value("trace = %ring trace --stop\n[e.message for e in trace.of(kind='start')]") == [2]
+
+
+def test_record(nb: NotebookKernel, loop: str) -> None:
+    nb.run("from pydotcompute import message\n@message\nclass Note:\n    text: str")
+    nb.run(ECHO)
+    nb.run("from pathlib import Path\nPath('run.pdclog').unlink(missing_ok=True)")
+    assert "`%ring record PATH` begins" in nb.fail("%ring record --stop").text
+    assert nb.run("%ring record run.pdclog").stdout == "recording to run.pdclog; %ring record --stop ends it\n"
+    assert "'run.pdclog' is being recorded" in nb.fail("%ring record other.pdclog").text
+    nb.run("await runtime.ask('echo', Note('a'))")
+    assert "'run.pdclog', stopped: 1 messages, 1 replies" in nb.run("%ring record --stop").stdout
+    assert "choose another name, or write --overwrite" in nb.fail("%ring record run.pdclog").text
+    nb.run(ECHO.replace("%%ring_kernel", "%%ring_kernel twin"))
+    nb.run("%ring record --overwrite run.pdclog twin")
+    nb.run("await runtime.ask('echo', Note('b'))\nawait runtime.ask('twin', Note('c'))")
+    nb.run("%ring record --stop")
+    nb.run("from pydotcompute.runtime.recording import RecordedMessage, read_log")
+    assert nb.value(
+        "[entry.message.text for entry in read_log('run.pdclog') if isinstance(entry, RecordedMessage)]"
+    ) == ["c"]
+    assert "cannot be written: No such file or directory" in nb.fail("%ring record no/such/folder").text
+
+
+def test_health_and_letters(nb: NotebookKernel, loop: str) -> None:
+    nb.run(ECHO)
+    nb.run(ECHO.replace("%%ring_kernel", "%%ring_kernel twin"))
+    nb.run("%ring pause twin\n%ring send twin '<lost>'")
+    (shown,) = nb.run("%ring health").shown
+    assert shown.startswith("live, not ready: 'twin' is paused")
+    nb.run("await runtime.terminate('twin', drain=False)")
+    cell = nb.run("%ring letters")
+    assert "'<lost>'" in cell.shown[0]
+    (message,) = [m for m in cell.messages if m["msg_type"] == "display_data"]
+    assert "&lt;lost&gt;" in message["content"]["data"]["text/html"]
+    assert nb.run("%ring letters echo").shown == ["0 dead letters"]
+    assert nb.fail("%ring letters nope").ename == "KernelNotFoundError"
+
+
 def test_names_may_come_from_variables(nb: NotebookKernel) -> None:
     nb.run(ECHO)
     nb.run("for name in ['echo']:\n    %ring pause {name}\n    %ring resume $name")
@@ -697,10 +980,19 @@ def test_help(nb: NotebookKernel) -> None:
         "%ring resume [--all] [KERNEL ...]",
         "%ring stop [--all] [--no-drain] [--timeout SECONDS] [KERNEL ...]",
         "%ring restart [--all] [KERNEL ...]",
+        "%ring step [--timeout SECONDS] KERNEL [N]",
+        "%ring queue KERNEL",
+        "%ring peek KERNEL",
+        "%ring health",
+        "%ring letters [KERNEL]",
+        "%ring trace [--stop] [KERNEL ...]",
+        "%ring record [--overwrite] [--stop] [PATH] [KERNEL ...]",
         "%ring dashboard",
         "%ring loop [{thread,current}]",
         "%%ring_kernel [KERNEL] [OPTION ...]",
         "        --queue-size N          messages that the mailbox holds (1024)",
+        "    when it fails:",
+        "        --policy WHEN           start it again: never, on_failure, always",
         "        --backend NAME          what runs it: auto, cpu, cuda, interpreted",
     ):
         assert f"\n{line}" in f"\n{told}"
@@ -728,6 +1020,20 @@ def test_help(nb: NotebookKernel) -> None:
         ("send nope 1", "no ring kernel 'nope'"),
         ("loop sideways", "invalid choice: 'sideways'"),
         ("dashboard echo", "unrecognized arguments: echo"),
+        ("step", "the following arguments are required: KERNEL"),
+        ("step echo 0", "N must be at least 1, not 0"),
+        ("step echo x", "argument N: invalid int value: 'x'"),
+        ("step --timeout -1 echo", "argument --timeout: must be a number of seconds, 0 or more, not '-1'"),
+        ("step nope", "no ring kernel 'nope'"),
+        ("queue", "the following arguments are required: KERNEL"),
+        ("queue nope", "no ring kernel 'nope'"),
+        ("peek nope", "no ring kernel 'nope'"),
+        ("trace nope", "no ring kernel 'nope'"),
+        ("trace --stop echo", "--stop ends the whole trace: name no kernel"),
+        ("record", "name the file to write, or write --stop"),
+        ("record --stop x", "--stop ends the recording that runs: name no file"),
+        ("record x nope", "no ring kernel 'nope'"),
+        ("health echo", "unrecognized arguments: echo"),
     ],
 )
 def test_wrong_usage_is_told_in_one_line(nb: NotebookKernel, line: str, told: str) -> None:
@@ -758,7 +1064,10 @@ def two(nb: NotebookKernel) -> NotebookKernel:
     return nb
 
 
-COMMAND_NAMES = ["status", "send", "ask", "pause", "resume", "stop", "restart", "dashboard", "loop", "help"]
+COMMAND_NAMES = [
+    *("status", "send", "ask", "pause", "step", "queue", "peek", "resume", "stop", "restart", "health", "letters"),
+    *("trace", "record", "dashboard", "loop", "help"),
+]
 
 
 @pytest.mark.parametrize(
@@ -776,6 +1085,15 @@ COMMAND_NAMES = ["status", "send", "ask", "pause", "resume", "stop", "restart", 
         ("%ring ask al", ["%ring ask alarm", "%ring ask 'all day'"]),
         ("%ring ask --timeout 3 ala", ["%ring ask --timeout 3 alarm"]),
         ("%ring ask --t", ["%ring ask --timeout"]),
+        ("%ring step al", ["%ring step alarm", "%ring step 'all day'"]),
+        ("%ring step alarm ", ["%ring step alarm --timeout"]),
+        ("%ring step --timeout 3 ala", ["%ring step --timeout 3 alarm"]),
+        ("%ring queue ala", ["%ring queue alarm"]),
+        ("%ring peek ala", ["%ring peek alarm"]),
+        ("%ring letters ala", ["%ring letters alarm"]),
+        ("%ring trace alarm al", ["%ring trace alarm 'all day'"]),
+        ("%ring trace --s", ["%ring trace --stop"]),
+        ("%ring record x ala", ["%ring record x alarm"]),
         ("%ring loop ", ["%ring loop thread", "%ring loop current"]),
         ("%ring loop c", ["%ring loop current"]),
         ("%%ring_kernel --que", ["%%ring_kernel --queue-size"]),
@@ -783,6 +1101,8 @@ COMMAND_NAMES = ["status", "send", "ask", "pause", "resume", "stop", "restart", 
                                             ("block", "reject", "drop_oldest", "drop_newest")]),
         ("%%ring_kernel --backpressure drop_n", ["%%ring_kernel --backpressure drop_newest"]),
         ("%%ring_kernel ala", ["%%ring_kernel alarm"]),
+        ("%%ring_kernel alarm --pol", ["%%ring_kernel alarm --policy"]),
+        ("%%ring_kernel --policy ", [f"%%ring_kernel --policy {name}" for name in ("never", "on_failure", "always")]),
         ('runtime["', ['runtime["alarm"]', 'runtime["all day"]']),
         ('await runtime["ala', ['await runtime["alarm"]']),
     ],
@@ -793,7 +1113,13 @@ def test_completion(two: NotebookKernel, line: str, completed: list[str]) -> Non
     )
 
 
-@pytest.mark.parametrize("line", ["%ring dashboard ", "%ring nope ", "%ring ask alarm ", "%%ring_kernel --queue-size "])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("%ring dashboard ", "%ring nope ", "%ring ask alarm ", "%ring health ", "%ring step 'all day' "),
+        *("%ring peek 'x' ", "%%ring_kernel --queue-size "),
+    ],
+)
 def test_completion_offers_no_kernel_where_none_belongs(two: NotebookKernel, line: str) -> None:
     assert not any("alarm" in found.removeprefix(line) for found in two.complete(line))
 
