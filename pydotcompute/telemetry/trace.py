@@ -111,8 +111,8 @@ class TracedDelivery(NamedTuple):
 class Handling(NamedTuple):
     """A stretch of time in which a kernel had a message in hand.
 
-    Those of one kernel never overlap. One at most, the last, is open: what else has been put into the ring of a compiled
-    kernel is not in hand yet.
+    Those of one kernel never overlap. One at most, the last, is open: what else has been put into the ring of a
+    compiled kernel is not in hand yet.
     """
 
     start: TraceEvent
@@ -247,7 +247,7 @@ class Events(Sequence[TraceEvent]):
                     continue
                 now = made[key] = dict.fromkeys(TracedDelivery._fields)
                 now.update({name: getattr(e, name) for name in TracedDelivery._fields if hasattr(e, name)})
-            now["attempts"] = e.attempts + (e.kind == "crash")
+            now["attempts"] = max(now["attempts"], e.attempts + (e.kind == "crash"))
             if e.kind == "send":
                 now.update(sent=e.time, fate="sent")
             elif e.kind == "enqueue":
