@@ -537,12 +537,13 @@ class CudaExecutor(host.RingExecutor):
         start = end = int(self._fed_words[ring.HEAD])
         with suppress(DeviceError):  # they are lost
             tail = int(self._device.read(self._seat + 8 * bridge.FED_TAIL, 8, self._stream).view(np.int64)[0])
-            slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
-            numbers = slots.view(np.int64)[:: self._fed_slot // 8]
-            while end < tail and numbers[end & (places - 1)] == end + 1:
-                end += 1
-            # What was written before such a number is there for sure when the number has been seen.
-            slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
+            if tail > start:
+                slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
+                numbers = slots.view(np.int64)[:: self._fed_slot // 8]
+                while end < tail and numbers[end & (places - 1)] == end + 1:
+                    end += 1
+                # What was written before such a number is there for sure when the number has been seen.
+                slots = self._device.read(self._fed, places * self._fed_slot, self._stream)
         left = [position for position in range(start, end) if not self._marks[position & (places - 1)]]
         left.sort(key=lambda position: position != failed)
         self._marks[:] = 0

@@ -20,6 +20,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
+from contextlib import asynccontextmanager
 from operator import gt
 from pathlib import Path
 from types import SimpleNamespace
@@ -204,6 +205,27 @@ class Alone:
     def replies(self):
         """All that can be taken."""
         return list(iter(self.executor.take, NOTHING))
+
+
+@asynccontextmanager
+async def executors(define):
+    """``await alone(step, "id", queue_size=3)``: the executor of a ring kernel, all on one engine."""
+    engines, made = [], []
+
+    async def alone(step, kernel_id=None, **options):
+        definition = await asyncio.to_thread(define, step, kernel_id, **options)
+        program = await asyncio.to_thread(definition.build)
+        if not engines:
+            engines.append(definition.engine(asyncio.get_running_loop()))
+        made.append(Alone(engines[0], program))
+        return made[-1]
+
+    yield alone
+    for one in made:
+        one.executor.close()
+    for engine in engines:
+        await asyncio.to_thread(engine.close)
+    await asyncio.sleep(0)  # it leaves the loop
 
 
 def series(n, *, failing_at=None, producers=3):
@@ -1771,23 +1793,8 @@ class Conformance:
 
     @pytest.fixture
     async def alone(self, define):
-        """``await alone(step, "id", queue_size=3)``: the executor of a ring kernel, all on one engine."""
-        engines, made = [], []
-
-        async def alone(step, kernel_id=None, **options):
-            definition = await asyncio.to_thread(define, step, kernel_id, **options)
-            program = await asyncio.to_thread(definition.build)
-            if not engines:
-                engines.append(definition.engine(asyncio.get_running_loop()))
-            made.append(Alone(engines[0], program))
-            return made[-1]
-
-        yield alone
-        for one in made:
-            one.executor.close()
-        for engine in engines:
-            await asyncio.to_thread(engine.close)
-        await asyncio.sleep(0)  # it leaves the loop
+        async with executors(define) as alone:
+            yield alone
 
     @pytest.mark.parametrize("keep_states", [True, False])
     @pytest.mark.parametrize("failing_at", [0, 1, 29, 60])
@@ -2035,6 +2042,33 @@ class Conformance:
         await target.until(lambda: target.processed == 60)
         assert [(reply.n, reply.tag) for reply in target.replies()] == [(m.n, m.tag) for m in series(60, producers=2)]
         assert source.executor.states()["disorder"][0] == 0
+
+    @pytest.mark.parametrize("instances", [1, 4])
+    async def test_what_a_connected_kernel_sends_is_handled_once_whenever_it_is_taken_back(self, alone, instances):
+        rng, n = random.Random(7), self.load(1000)
+        options = {"instances": instances, "key": "n"} if instances > 1 else {}
+        source = await alone(steps.echo, queue_size=100)
+        target = await alone(steps.count, queue_size=50, **options)
+        assert source.executor.connect(target.executor)
+        source.executor.run()
+        put, left = 0, []
+        while target.processed < n:
+            if put < n:
+                put += source.executor.feed_records(numbers(range(put, min(put + rng.randrange(1, 100), n))), BY_KEY)
+            target.feed(left[:20])
+            left = left[20:]
+            target.executor.run()
+            for _ in range(rng.randrange(6)):
+                await asyncio.sleep(0)
+            await target.rest()
+            left += target.executor.retrieve()
+            if rng.random() < 0.2:
+                target.executor.renew(True)
+        assert left == []
+        states = target.executor.states()
+        assert (target.processed, states["handled"].sum(), source.processed) == (n, n, n)
+        assert states["total"].sum() == n * (n - 1) // 2
+        assert np.bitwise_xor.reduce(states["mixed"]) == tally_of(n).mixed
 
     async def test_connections_may_be_made_again_and_again(self, alone):
         source = await alone(steps.echo, queue_size=8)

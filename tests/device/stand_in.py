@@ -238,18 +238,23 @@ class StandIn:
             raise DeviceMemoryError(f"GPU {self.index} has no {nbytes} B left: use fewer instances", 2)
         return _kept(self.memory, -(-nbytes // 8) * 8)
 
-    def free(self, address, stream):
+    def _check(self, stream):
         from pydotcompute.exceptions import DeviceError
 
         if code := int(self.streams[stream][FAULT]):
             raise DeviceError(self.error_text(code), code)
+
+    def free(self, address, stream):
+        self._check(stream)
         del self.memory[address]
 
     def write(self, address, array, stream):
+        self._check(stream)
         array = np.ascontiguousarray(array)
         ctypes.memmove(address, array.ctypes.data, array.nbytes)
 
     def read(self, address, nbytes, stream):
+        self._check(stream)
         return np.frombuffer(ctypes.string_at(address, nbytes), np.uint8).copy()
 
     def load(self, cubin, name):

@@ -19,8 +19,9 @@ from pydotcompute.exceptions import (
     KernelStateError,
 )
 from pydotcompute.runtime import KernelState, compiled
+from pydotcompute.runtime.executor import BY_KEY
 from tests.device import stand_in, steps
-from tests.device.conformance import Load, collect, ids, numbers, rounds_of, through
+from tests.device.conformance import Load, collect, executors, ids, numbers, rounds_of, through
 from tests.device.stand_in import GRID, LAUNCHES, RUNNING, StandIn, X, Y
 from tests.device.steps import Number, Rounds, Sample, Tally, note, tally_of
 
@@ -618,6 +619,73 @@ async def test_one_that_leaves_late_gives_its_memory_back_then(runtime, start, g
     await kernel.terminate(timeout=0.02)
     assert len(gpu.memory) == 1
     await eventually(lambda: gpu.is_empty)
+
+
+# -- taking back and beginning again -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def alone(gpus):
+    async with executors(
+        lambda step, name=None, **options: ring_kernel(name, backend="cuda", **options)(step)
+    ) as alone:
+        yield alone
+    assert all(gpu.is_empty for gpu in gpus)
+
+
+@pytest.mark.parametrize("instances", [1, 6, 1000])
+async def test_what_is_taken_back_between_launches_is_handled_once_and_in_order(alone, cuda, monkeypatch, instances):
+    """Some has been copied down, some is in the inbox; blocks have some of it in their queues."""
+    monkeypatch.setattr(cuda, "WINDOW", 16)
+    rng = Random(instances)
+    one = await alone(keyed, queue_size=100, quantum=0.002, **several(instances))
+    executor, unsent, answers, n = one.executor, keyed_series(instances, 2000 // instances or 2), [], 0
+    total = len(unsent)
+    while one.processed < total:
+        while len(unsent) and (taken := executor.feed_records(unsent[:7], BY_KEY)):
+            unsent = unsent[taken:]
+            n += 1
+            if len(unsent) and executor.feed(Keyed(*unsent[0].tolist()), BY_KEY, n):
+                unsent = unsent[1:]
+        executor.run()
+        for _ in range(rng.randrange(10)):
+            await asyncio.sleep(0.0002)
+            one.replies()
+        await one.rest()
+        answers += executor.answers()
+        left = executor.retrieve()
+        assert executor.depth == 0
+        one.feed(left)
+        if rng.random() < 0.2 and executor.retrieve() == left:
+            executor.renew(True)
+            one.feed(left)
+    assert executor.states()["disorder"].tolist() == [0] * instances
+    assert executor.states()["handled"].tolist() == [total // instances] * instances
+    tickets = [ticket for ticket, _ in answers]
+    assert len(set(tickets)) == len(tickets)
+
+
+async def test_where_the_device_is_lost_it_stays_failed(alone, gpus):
+    (gpu,) = gpus
+    one = await alone(steps.tally)
+    executor = one.executor
+    one.feed([(Number(0), BY_KEY, 0)])
+    await one.run(1)
+    one.feed([(Number(1), 0, 5)])
+    assert executor.retrieve() == [(Number(1), 0, 5)]
+    gpu.fail()
+    with pytest.raises(DeviceError):  # another kernel has broken it
+        executor.renew(True)
+    executor.run()
+    assert isinstance(await one.failure(), DeviceError)
+    one.feed([(Number(2), 0, 6)])
+    assert executor.retrieve() == [(Number(2), 0, 6)]
+    for keep_states in (True, False):
+        with pytest.raises(DeviceError):
+            executor.renew(keep_states)
+    assert isinstance(executor.failure, DeviceError)
+    assert executor.resting
+    gpus.clear()  # what it has is lost
 
 
 # -- errors of the device ----------------------------------------------------------------------------------------------
