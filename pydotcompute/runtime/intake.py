@@ -245,6 +245,8 @@ class Intake(Mailbox):
             self._forget_ticket(ticket)
             self.unhandled += 1
             kernel.bury(self._take(priority), str(error), "failed", error)
+            if sink is not None:
+                sink.fail(error)
             return True
         if not taken:
             self._forget_ticket(ticket)

@@ -1023,7 +1023,10 @@ class RingKernelRuntime:
             await self._hop(self.send, kernel_id, message, instance)
 
     async def send_many(self, kernel_id: str, messages: Iterable[Any], instance: int | None = None) -> None:
-        """`send` each of these messages, in order. All are checked before the first is sent. Errors as in `send`."""
+        """`send` each of these messages, in order. Errors as in `send`.
+
+        All are checked before the first is sent; those for a router each in its turn.
+        """
         if self._away:
             return await self._hop(self.send_many, kernel_id, list(messages), instance)
         kernel = self._find_target(kernel_id)
@@ -1338,8 +1341,10 @@ class RingKernelRuntime:
         """Make the replies of a kernel that belong to no ask the messages of others, until `disconnect`.
 
         Each of the targets gets every reply, those named by an earlier call too, in the order of the replies. A full
-        one holds the kernel up. When one ends the others go on; when none is left, replies can be received again. Of a
-        router, one of its kernels gets each reply, or all do, as its strategy says.
+        one holds the kernel up. When one ends the others go on; when none is left, replies can be received again.
+
+        Either may be a router. As a target, one of its kernels gets each reply, or all do, as its strategy says; of one
+        to connect, the replies of all of its kernels go there, also of those that it launches later.
 
         Replies of one compiled kernel go straight into the ring of another if that is its only target. Among several,
         or while somebody observes one of them, the host carries them over.
@@ -1353,7 +1358,8 @@ class RingKernelRuntime:
         """
         if self._away:
             return await self._hop(self.connect, kernel_id, *target_ids)
-        await connect(self._find(kernel_id), [self._find_target(target_id) for target_id in target_ids])
+        source, targets = self._find_target(kernel_id), [self._find_target(target_id) for target_id in target_ids]
+        await (connect(source, targets) if isinstance(source, RingKernel) else source._connect(targets))
 
     async def disconnect(self, kernel_id: str, *target_ids: str) -> None:
         """Let the replies of a kernel go to these targets no longer. Where none is left, they can be received again.
@@ -1367,7 +1373,8 @@ class RingKernelRuntime:
         """
         if self._away:
             return await self._hop(self.disconnect, kernel_id, *target_ids)
-        await disconnect(self._find(kernel_id), [self._find_target(target_id) for target_id in target_ids])
+        source, targets = self._find_target(kernel_id), [self._find_target(target_id) for target_id in target_ids]
+        await (disconnect(source, targets) if isinstance(source, RingKernel) else source._disconnect(targets))
 
     # -- routers and topics --------------------------------------------------------------------------------------------
 
