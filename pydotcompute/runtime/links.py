@@ -210,9 +210,7 @@ class Link:
         source, target = self.source, self.targets[0]
         assert isinstance(source, CompiledKernel)
         assert isinstance(target, CompiledKernel)
-        connected = source._executor.connect(target._executor)
-        self._refused = not connected
-        return connected
+        return source._executor.connect(target._executor)
 
     async def _go_native(self) -> bool:
         """Let the source do it, when all that the host had to carry has been handled."""
@@ -232,7 +230,8 @@ class Link:
             self._not_before = now() + self._patience
             if len(source._out) or len(target._box) or not self._may_be_native or source._link is not self:
                 return False
-            return self._connect_natively()
+            self._refused = not self._connect_natively()
+            return not self._refused
 
     # -- over the host -------------------------------------------------------------------------------------------------
 
@@ -330,18 +329,25 @@ async def connect(source: RingKernel, targets: Sequence[RingKernel | Router]) ->
         InstanceError: a target has several instances, and no key says which one a message is for.
         KernelStateError, KernelFailedError: one of them stops or has ended, or two are connected already.
     """
+    check_targets(source, targets)
+    async with at_rest(source):
+        check_targets(source, targets)  # still
+        (source._link or Link(source)).add(targets)
+
+
+def check_targets(source: RingKernel | Router, targets: Sequence[RingKernel | Router]) -> None:
+    """Raise what `connect` would."""
     if not targets:
         raise TypeError(f"name whom the replies of {source.id!r} shall go to: connect({source.id!r}, ...)")
-    async with at_rest(source):
+    for kernel in (source,) if isinstance(source, RingKernel) else source.kernels:
         for i, target in enumerate(targets):
-            if target in targets[:i] or (source._link is not None and target in source._link.targets):
+            if target in targets[:i] or (kernel._link is not None and target in kernel._link.targets):
                 raise KernelStateError(
                     f"replies of {source.id!r} go to {target.id!r} already: disconnect({source.id!r}, {target.id!r}) "
                     f"ends that"
                 )
-            for kernel in (target,) if isinstance(target, RingKernel) else target.kernels:
-                _check(source, kernel)
-        (source._link or Link(source)).add(targets)
+            for other in (target,) if isinstance(target, RingKernel) else target.kernels:
+                _check(kernel, other)
 
 
 async def disconnect(source: RingKernel, targets: Sequence[RingKernel | Router]) -> None:

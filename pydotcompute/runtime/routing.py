@@ -28,7 +28,7 @@ from ..exceptions import (
 from .checks import checked_id, checked_timeout, is_count
 from .kernel import RingKernelDefinition, definitions
 from .lifecycle import KernelState
-from .links import first_error, is_closed, offer, spread
+from .links import check_targets, connect, first_error, is_closed, offer, spread
 from .runtime import here
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class Router:
         self._known: dict[str, _Routee] = {}  # also those that were taken out
         self._turns: Iterator[_Routee] = cycle(self._routees)
         self._places: dict[Any, _Routee] = {}  # of the keys that were met
+        self._targets: list[RingKernel | Router] = []  # where the replies of its kernels go
         self._skipped = self._failed = 0
         self._resizing = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
@@ -208,6 +209,14 @@ class Router:
                 kept = sorted([*kept, launched], key=lambda routee: routee.number)
                 self._let_share(kept)
         await self._end([routee.kernel for routee in left], timeout)
+
+    async def connect(self, *target_ids: str) -> None:
+        """`RingKernelRuntime.connect` each of its kernels, and those that it launches later."""
+        await self.runtime.connect(self.id, *target_ids)
+
+    async def disconnect(self, *target_ids: str) -> None:
+        """`RingKernelRuntime.disconnect` each of its kernels."""
+        await self.runtime.disconnect(self.id, *target_ids)
 
     async def close(self, timeout: float | None = None) -> None:
         """Take no more messages, and end the kernels that it has launched when they have handled what they have.
@@ -396,6 +405,25 @@ class Router:
 
     # -- its kernels ---------------------------------------------------------------------------------------------------
 
+    async def _connect(self, targets: Sequence[RingKernel | Router]) -> None:
+        check_targets(self, targets)
+        for kernel in self.kernels:
+            await connect(kernel, targets)
+        self._targets += targets
+
+    async def _disconnect(self, targets: Sequence[RingKernel | Router]) -> None:
+        for target in targets or self._targets or [self]:
+            if target not in self._targets:
+                other = " and ".join(repr(one.id) for one in self._targets) or "no other kernel"
+                whom = f"do not go to {target.id!r}, but to {other}" if targets else f"go to {other}"
+                raise KernelStateError(f"replies of {self.id!r} {whom}")
+        ended = list(targets or self._targets)
+        self._targets = [target for target in self._targets if target not in ended]
+        for kernel in self.kernels:
+            link = kernel._link
+            if link is not None and (own := [target for target in ended if target in link.targets]):
+                await link.end(*own)
+
     def _let_share(self, routees: Sequence[_Routee]) -> None:
         self._routees = tuple(routees)
         self._known.update((routee.kernel.id, routee) for routee in routees)
@@ -413,6 +441,8 @@ class Router:
             if kernel_id not in runtime._routers and (former is None or former.state.over):
                 break
         launched = await runtime._launch(latest, kernel_id)
+        if targets := [target for target in self._targets if not is_closed(target)]:
+            await connect(launched, targets)
         await runtime.activate(kernel_id)
         routee = self._known.get(kernel_id) or _Routee(launched, number)
         routee.take(launched)

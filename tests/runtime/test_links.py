@@ -372,3 +372,49 @@ async def test_a_kernel_cannot_be_connected_to_a_router_over_itself(runtime, ech
     await runtime.router("pool", ["one", "two"])
     with pytest.raises(KernelStateError, match="to itself"):
         await runtime.connect("one", "pool")
+
+
+async def test_the_replies_of_a_pool_can_be_connected(runtime, echoes, start):
+    await echoes("aa")
+    pool = await runtime.router("pool", "one", size=2)
+    await runtime.connect("pool", "two")
+    with pytest.raises(KernelStateError, match="replies of 'pool' go to 'two' already"):
+        await pool.connect("two")
+    await pool.resize(3)
+    await pool.send_many(Number(n) for n in range(9))
+    assert sorted(await received(runtime, "two", 9)) == list(range(9))
+    assert pool.statistics().routed == {"pool-0": 3, "pool-1": 3, "pool-2": 3}
+    await start(echo_body, "three")
+    await pool.connect("three")
+    with pytest.raises(KernelStateError, match="do not go to 'one', but to 'two' and 'three'"):
+        await pool.disconnect("one")
+    await pool.disconnect("two")
+    await pool.send(Number(7))
+    assert await received(runtime, "three", 1) == [7]
+    await pool.disconnect()
+    with pytest.raises(KernelStateError, match="'pool' go to no other kernel"):
+        await pool.disconnect()
+    await runtime.terminate("three")
+    await pool.resize(4)
+    for _ in range(4):
+        await pool.send(Number(8))
+    assert [await received(runtime, kernel.id, 1) for kernel in pool.kernels] == [[8]] * 4
+    assert runtime["two"].statistics().received == 9
+
+
+async def test_a_pool_goes_on_without_a_target_that_has_ended(runtime, echoes, start):
+    await echoes("aaa")
+    pool = await runtime.router("pool", "one", size=1)
+    await pool.connect("two", "three")
+    await runtime.terminate("two")
+    await pool.resize(2)
+    await pool.send_many([Number(1), Number(2)])
+    assert sorted(await received(runtime, "three", 2)) == [1, 2]
+    await start(echo_body, "four")
+    await runtime.connect("pool-0", "four")  # of one of them alone
+    await runtime.terminate("three")
+    await pool.disconnect()
+    await runtime.send("pool-0", Number(3))
+    assert await received(runtime, "four", 1) == [3]
+    with pytest.raises(TypeError, match="name whom"):
+        await pool.connect()
