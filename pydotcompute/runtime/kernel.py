@@ -1007,7 +1007,7 @@ class RingKernel:
         wait = policy.backoff.wait(number)
         if failure is not None:
             self.last_exception = failure
-            when = f" in {wait:.2g} s" if wait else ""
+            when = f" in {wait:.3g} s" if wait else ""
             self._report(
                 failure, f"and is started again{when} ({number} of {policy.max_restarts} in {policy.window:g} s)"
             )

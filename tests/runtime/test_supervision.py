@@ -1,6 +1,7 @@
 """Restarts: policies, limits, back-off, retries, groups; of async and of compiled ring kernels."""
 
 import asyncio
+import itertools
 import logging
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from pydotcompute.exceptions import (
 )
 from pydotcompute.runtime import KernelState
 from pydotcompute.telemetry.observer import Observer
+from pydotcompute.testing import FakeClock
 
 
 @message
@@ -170,24 +172,42 @@ async def test_a_storm_ends_in_failed_and_says_why(runtime, launch, caplog):
     assert "for good, after 2 restarts in 60 s" in caplog.records[-1].getMessage()
 
 
-async def test_restarts_that_have_left_the_window_do_not_count(runtime, start, monkeypatch):
+async def test_restarts_that_have_left_the_window_do_not_count(runtime, start):
     async def explode(ctx):
         async for msg in ctx:
             raise ValueError(msg)
 
-    kernel = await start(explode, restart="on_failure", max_restarts=1, window=1.0, backoff=None)
-    loop, offset = runtime._loop, 0.0
-    real = loop.time
-    monkeypatch.setattr(loop, "time", lambda: real() + offset)
-    for i in range(5):
-        with pytest.raises(KernelFailedError):
-            await kernel.ask(i)
-        offset += 1.1
-    assert kernel.restarts == 5
-    offset -= 1.0
-    with pytest.raises(KernelFailedError):
-        await kernel.ask(6)
-    assert await runtime.wait_ended(kernel.id) is KernelState.FAILED
+    with FakeClock(runtime) as clock:
+        kernel = await start(explode, restart="on_failure", max_restarts=1, window=3600.0, backoff=None)
+        for i in range(5):
+            with pytest.raises(KernelFailedError, match="goes on"):
+                await kernel.ask(i)
+            await clock.advance(3601)
+        assert kernel.restarts == 5
+        for _ in range(2):
+            with pytest.raises(KernelFailedError):
+                await kernel.ask(6)
+        assert await runtime.wait_ended(kernel.id) is KernelState.FAILED
+    assert kernel.restarts == 6
+
+
+async def test_restarts_wait_longer_and_longer(runtime, start):
+    begun = []
+
+    async def explode(ctx):
+        begun.append(runtime._loop.time())
+        async for msg in ctx:
+            raise ValueError(msg)
+
+    backoff = Backoff(first=10.0, factor=3.0, limit=100.0, jitter=0.0)
+    with FakeClock(runtime):
+        kernel = await start(explode, restart="on_failure", max_restarts=6, window=1e6, backoff=backoff)
+        for i in range(6):
+            await kernel.send(i)
+        while kernel.restarts < 6:
+            await asyncio.sleep(1)
+    waits = [round(b - a) for a, b in itertools.pairwise(begun)]
+    assert waits == [0, 10, 30, 90, 100, 100]
 
 
 async def test_a_poison_message_does_not_restart_for_ever(runtime, launch):
