@@ -25,7 +25,9 @@ from . import __version__
 from .exceptions import PyDotComputeError
 
 if TYPE_CHECKING:
-    from .runtime import StepDefinition
+    from .runtime import RingKernelDefinition, StepDefinition
+    from .runtime.recording import Log, RecordedKernel
+    from .runtime.replay import Replay
 
 
 class CommandError(Exception):
@@ -33,7 +35,7 @@ class CommandError(Exception):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; `arguments` are those of the process by default. The exit code: 0, or 1 for a failure."""
+    """Run a command; `arguments` are those of the process by default. The exit code: 0, or that of a failure."""
     options = _parser().parse_args(arguments)
     command: Callable[[Namespace], int] = options.command
     try:
@@ -42,12 +44,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .device.text import for_a_terminal
 
         print(f"pydotcompute {options.name}: {for_a_terminal(str(error))}", file=sys.stderr)
-        return 1
+        failure: int = options.failure
+        return failure
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="pydotcompute", description="Ring kernels: actors that stay alive, on CPU and GPU.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.set_defaults(failure=1)
     commands = parser.add_subparsers(dest="name", metavar="COMMAND", required=True)
 
     compile_ = commands.add_parser(
@@ -63,6 +67,39 @@ def _parser() -> ArgumentParser:
     compile_.add_argument("--ptx", metavar="FILE", type=Path, help="write the PTX there")
     compile_.add_argument("--cubin", metavar="FILE", type=Path, help="write the machine code there")
     compile_.set_defaults(command=_compile)
+
+    replay = commands.add_parser(
+        "replay",
+        help="send the messages of a recording again, and compare the replies with those recorded",
+        description="Launch the ring kernels of a recording afresh, send them its messages again, and say where "
+        "replies differ from those recorded. The modules of the kernels are imported: guard what they run as scripts "
+        "with `if __name__ == '__main__':`.",
+    )
+    replay.add_argument("log", metavar="LOG", help="a file that runtime.record() has written")
+    replay.add_argument(
+        "--check", action="store_true", help="exit with 1 if anything differs; an error exits with 2 in any case"
+    )
+    replay.add_argument(
+        "--actors",
+        metavar="FILE_OR_MODULE",
+        help="where the ring kernels are defined, with the classes of their messages; by default where they were then",
+    )
+    replay.add_argument(
+        "--kernel",
+        metavar="ID",
+        action="append",
+        help="replay this ring kernel alone, with what others had sent it; may be given several times",
+    )
+    replay.add_argument(
+        "--ignore", metavar="FIELD", action="append", default=[], help="a field of replies that is not compared"
+    )
+    replay.add_argument(
+        "--speed",
+        metavar="X",
+        type=float,
+        help="1 is the recorded rhythm; by default as fast as can be",
+    )
+    replay.set_defaults(command=_replay, failure=2)
 
     doctor = commands.add_parser("doctor", help="say what runs here, what does not, and what would change that")
     doctor.add_argument("--json", action="store_true", help="the same for programs")
@@ -206,6 +243,91 @@ def _faults_told(where: str) -> Iterator[None]:
         not_theirs = (str(Path(__file__).parent), "<", *(paths[key] for key in ("stdlib", "purelib", "platlib")))
         file, line = next((place for place in reversed(places) if not place[0].startswith(not_theirs)), places[-1])
         raise CommandError(f"{Path(file).name}, line {line}: {type(error).__name__}: {text}") from None
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+
+def _replay(options: Namespace) -> int:
+    """The exit code is 0, or with --check 1 if anything differs."""
+    import asyncio
+
+    from .runtime import RingKernelRuntime
+    from .runtime.recording import read_log
+
+    try:
+        log = read_log(options.log)
+    except OSError as error:
+        raise CommandError(f"cannot read {options.log}: {error.strerror}") from None
+    if options.speed is not None and not 0 < options.speed < float("inf"):
+        raise CommandError(f"--speed must be a number above 0, not {options.speed:g}")
+    kernels = _recorded_kernels(log, options.actors, options.kernel)
+
+    async def run() -> Replay:
+        async with RingKernelRuntime(loop="current") as runtime:
+            for kernel_id, definition in kernels.items():
+                await runtime.launch(definition, kernel_id=kernel_id)
+            for source, target in sorted(log.links):
+                if source in kernels and target in kernels:
+                    await runtime.connect(source, target)
+            for kernel_id in kernels:
+                await runtime.activate(kernel_id)
+            return await runtime.replay(options.log, speed=options.speed, kernels=options.kernel, ignore=options.ignore)
+
+    replayed = asyncio.run(run())
+    print(replayed)
+    return 1 if options.check and not replayed else 0
+
+
+def _recorded_kernels(log: Log, actors: str | None, wanted: list[str] | None) -> dict[str, RingKernelDefinition]:
+    """The definitions of the kernels of a recording, by their ids; those that cannot be found may be left out.
+
+    Raises:
+        CommandError: one that is wanted, by default each, cannot be found.
+    """
+    from .messages.codec import also_from
+    from .messages.message import is_message_type
+    from .runtime import definitions
+
+    found: dict[str, RingKernelDefinition] = {}
+    homes: dict[tuple[str, str | None], ModuleType] = {}
+    module = None if actors is None else _module(actors)
+    for kernel_id, kernel in log.kernels.items():
+        key = kernel.module, kernel.file
+        try:
+            if key not in homes:
+                homes[key] = module or _home_of(kernel)
+            if kernel.definition_id not in definitions():
+                raise CommandError(
+                    f"{actors or homes[key].__name__} defines no ring kernel {kernel.definition_id!r}: pass --actors "
+                    "FILE.py with a file that does"
+                )
+        except CommandError:
+            if wanted is None or kernel_id in wanted:
+                raise
+            continue
+        found[kernel_id] = definitions()[kernel.definition_id]
+    for (name, _), home in homes.items():
+        for value in vars(home).values():
+            if is_message_type(value) and home.__name__ != name:
+                also_from(value, name)
+    return found
+
+
+def _home_of(kernel: RecordedKernel) -> ModuleType:
+    """The module where a kernel was defined when it was recorded."""
+    if kernel.module != "__main__":
+        try:
+            return _module(kernel.module)
+        except CommandError:
+            if kernel.file is None or not Path(kernel.file).is_file():
+                raise
+    if kernel.file is None:
+        raise CommandError(
+            f"{kernel.kernel_id!r} was defined in a notebook ({kernel.origin}): pass --actors FILE.py with a file that "
+            "defines it and the classes of its messages"
+        )
+    return _module(kernel.file)
 
 
 # -- doctor ------------------------------------------------------------------------------------------------------------

@@ -88,6 +88,17 @@ def decode(data: bytes | bytearray | memoryview, *, max_depth: int = MAX_DEPTH, 
         raise MessageDecodeError(f"not an encoded message: {_described(error)}") from error
 
 
+def also_from(cls: type, module: str) -> None:
+    """Let `decode` make this message class of what was encoded when it was in another module.
+
+    So also the enums that its annotations name. A class that was written in a notebook and moved to a file, for one.
+    """
+    registry[f"{module}.{cls.__qualname__}"] = cls
+    schema = schema_of(cls)
+    for enum in list(schema.enums.values()) if schema is not None else ():
+        schema.enums[f"{module}.{enum.__qualname__}"] = enum  # type: ignore[union-attr]
+
+
 class _Fault(Exception):
     """Why a value cannot be encoded or decoded; `within` adds where it is, from the inside out."""
 
