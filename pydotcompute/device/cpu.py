@@ -132,6 +132,7 @@ class CpuEngine(host.Pool):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop, host.native(), min(host.cores(), ring.MAX_WORKERS), "cpu")
         self._gone: list[tuple[CpuExecutor, list[int] | None]] = []  # with the passes of the workers at that time
+        self._rings: list[tuple[Ring, list[int]]] = []  # likewise
 
     def executor(self, program: Program, row: memoryview, notify: Callable[[int], None]) -> CpuExecutor:
         assert isinstance(program, CpuProgram)
@@ -145,20 +146,32 @@ class CpuEngine(host.Pool):
         self._gone.append((executor, None))
         self._sweep()
 
+    def keep(self, former: Ring) -> None:
+        """Keep the memory of a ring that no kernel reads any longer, as long as a worker may be looking at it."""
+        self.native.do(ring.FENCE, 0)  # who begins a round after this does not find it
+        self._rings.append((former, self._rounds()))
+        self._sweep()
+
+    def _rounds(self) -> list[int]:
+        rounds: list[int] = self._passes[:: ring.WORKER_WORDS].tolist()
+        return rounds
+
+    def _is_known_since(self, rounds: list[int]) -> bool:
+        """Whether a worker may know yet what it could know of at that time."""
+        asleep = self._passes[1 :: ring.WORKER_WORDS].tolist()
+        return any(was == is_ and not sleeps for was, is_, sleeps in zip(rounds, self._rounds(), asleep, strict=True))
+
     def _sweep(self) -> None:
-        """Look which of the closed executors no worker knows any more."""
+        """Look which of the closed executors, and of the rings, no worker knows any more."""
         kept: list[tuple[CpuExecutor, list[int] | None]] = []
-        for executor, passes in self._gone:
-            if passes is None and self.native.do(ring.WITHDRAW, executor.address):
+        for executor, rounds in self._gone:
+            if rounds is None and self.native.do(ring.WITHDRAW, executor.address):
                 self.leave(int(executor.words[ring.INDEX]))
-                passes = self._passes[:: ring.WORKER_WORDS].tolist()
-            asleep = self._passes[1 :: ring.WORKER_WORDS].tolist()
-            now = self._passes[:: ring.WORKER_WORDS].tolist()
-            if passes is None or any(
-                was == is_ and not sleeps for was, is_, sleeps in zip(passes, now, asleep, strict=True)
-            ):
-                kept.append((executor, passes))
+                rounds = self._rounds()
+            if rounds is None or self._is_known_since(rounds):
+                kept.append((executor, rounds))
         self._gone = kept if self._threads else []
+        self._rings = [one for one in self._rings if self._is_known_since(one[1])] if self._threads else []
 
 
 class CpuExecutor(host.RingExecutor):
@@ -176,9 +189,7 @@ class CpuExecutor(host.RingExecutor):
             self._states = self._state_words.view(program.state)
             self._states[:] = definition.initial()
             words[ring.STATES] = address(self._states)
-        # Kept alive: their kernels may end before this one has read them, and a worker may be looking at them.
-        self._source_rings: list[Ring | None] = [None] * host.MAX_SOURCES
-        self._former_rings: list[Ring | None] = []
+        self._source_rings: list[Ring | None] = [None] * host.MAX_SOURCES  # their kernels may end before it reads them
         self._buffer_words = block(8 * max(len(definition.buffers), 1))
         words[ring.BUFFERS] = address(self._buffer_words)
         self._arrays: list[NDArray[Any]] = []
@@ -202,9 +213,10 @@ class CpuExecutor(host.RingExecutor):
             return False
         self._target = target
         self._out.words[ring.READER] = target.address
-        target._former_rings.append(target._source_rings[place])
-        target._source_rings[place] = self._out
+        former, target._source_rings[place] = target._source_rings[place], self._out
         target._sources[place] = self._out.address
+        if former is not None:
+            self.pool.keep(former)
         target.words[ring.SOURCE_COUNT] = max(int(target.words[ring.SOURCE_COUNT]), place + 1)
         self._native.do(ring.NOTIFY, target.address)
         return True

@@ -2071,16 +2071,24 @@ class Conformance:
         assert np.bitwise_xor.reduce(states["mixed"]) == tally_of(n).mixed
 
     async def test_connections_may_be_made_again_and_again(self, alone):
-        source = await alone(steps.echo, queue_size=8)
-        target = await alone(steps.double, queue_size=8)
-        for n in range(1, 41):
-            assert source.executor.connect(target.executor), n
-            source.feed([(Number(n), BY_KEY, 0)])
-            await source.run(n)
-            await target.until(lambda: target.executor.depth == 1)
-            source.executor.disconnect()
-            await target.run(n)
-            assert target.replies() == [Number(2 * n)]
+        source = await alone(steps.echo, queue_size=2048)
+        target = await alone(steps.double, queue_size=2048)
+        tracemalloc.start()
+        try:
+            for n in range(1, 61):
+                assert source.executor.connect(target.executor), n
+                source.feed([(Number(n), BY_KEY, 0)])
+                await source.run(n)
+                await target.until(lambda: target.executor.depth == 1)
+                source.executor.disconnect()
+                await target.run(n)
+                assert target.replies() == [Number(2 * n)]
+                if n == 30:
+                    before = tracemalloc.get_traced_memory()[0]
+            after = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+        assert after - before < 10 * 2048 * 8, "bytes"
 
     # -- everything at once ----------------------------------------------------------------------------------------
 
