@@ -1,8 +1,9 @@
 """A recording: a file with all messages that kernels got and all replies that they sent, in order.
 
 The file begins with `MAGIC` and the number of the format. Then come entries: the length of the content in bytes, the
-same with all bits reversed, the CRC-32 of the content, and the content. Numbers have 32 bits, little-endian. A length
-that is there twice can be trusted: an entry that goes beyond the end of the file was torn off, and not damaged.
+same with all bits reversed, the CRC-32 of all contents so far and of this one, and the content. Numbers have 32 bits,
+little-endian. A length that is there twice can be trusted: an entry that goes beyond the end of the file was torn off,
+and not damaged. And no entry can be missing, or in another place, without a checksum that is wrong.
 
 The content is a flat msgpack array of the number of the entry's kind, which is its place in `KINDS`, and the fields of
 that class. Messages and replies in it are the bytes that `encode` makes of them.
@@ -270,6 +271,7 @@ class Recording(Observer):
         self._runtime = runtime
         self._file: FileIO | None = None
         self._buffer = bytearray()
+        self._checksum = 0
         self._is_due = False  # the loop will come to write what is in the buffer
         self._writing = RLock()  # the loop writes, and another thread may stop it
         self._pack = Packer(unicode_errors="surrogatepass").pack
@@ -432,7 +434,8 @@ class Recording(Observer):
 
     def _write(self, kind: type[Entry], *values: Any) -> None:
         content = self._pack((_CODES[kind], *values))
-        self._buffer += _HEAD.pack(len(content), len(content) ^ _ALL_BITS, crc32(content)) + content
+        self._checksum = crc32(content, self._checksum)
+        self._buffer += _HEAD.pack(len(content), len(content) ^ _ALL_BITS, self._checksum) + content
         if len(self._buffer) > MAX_BUFFER:
             self._flush()
         elif not self._is_due:
@@ -636,7 +639,7 @@ def read_log(path: str | PathLike[str], *, strict: bool = False) -> Log:
 
 def _entries(file: BinaryIO, size: int) -> Iterator[Entry | Damage]:
     """The entries up to that offset; where one cannot be read the damage, and no more."""
-    offset = file.tell()
+    offset, so_far = file.tell(), 0
     while offset < size:
         left = size - offset - _HEAD.size
         head = file.read(min(_HEAD.size, size - offset))
@@ -654,7 +657,8 @@ def _entries(file: BinaryIO, size: int) -> Iterator[Entry | Damage]:
             yield Damage(offset, "the file ends inside an entry", True)
             return
         content = file.read(length)
-        entry = _entry(content) if crc32(content) == checksum else "its checksum is wrong"
+        so_far = crc32(content, so_far)
+        entry = _entry(content) if so_far == checksum else "its checksum is wrong"
         if isinstance(entry, str):
             yield Damage(offset, entry, False)
             return
