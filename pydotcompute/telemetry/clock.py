@@ -1,8 +1,8 @@
 """A hybrid logical clock: stamps that follow the wall clock, and never contradict who has heard from whom.
 
-Kulkarni, Demirbas, Madappa, Avva and Leone, "Logical Physical Clocks and Consistent Snapshots in Globally Distributed
-Databases", 2014, algorithm 1. A stamp is the largest wall time that its node has seen, its own or another's, and a
-counter that tells apart what came at one such time. If one event can have caused another, its stamp is the smaller one,
+After Kulkarni, Demirbas, Madappa, Avva and Leone, "Logical Physical Clocks and Consistent Snapshots in Globally
+Distributed Databases", 2014. A stamp is the largest wall time that its node has seen, its own or another's, and a count
+that tells apart what came at one such time. If one event can have caused another, its stamp is the smaller one,
 although the clocks of the machines differ; and a stamp is ahead of the wall clock of its node by no more than these do.
 """
 
@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Callable
 from functools import cache
+from itertools import count
 from threading import Lock
 from typing import NamedTuple
 
@@ -30,9 +31,13 @@ class Stamp(NamedTuple):
 class HybridClock:
     """Makes the stamps of one node; any thread may use it.
 
+    Where the paper's node remembers its latest wall time, this one has a steady clock that begins at the wall time and
+    is never put back, and its counter does not begin anew: `tick` then needs no lock.
+
     Args:
         node: its name, which no other node has; by default host and process, ``"lab3:4711"``.
         wall: what gives the wall time, in nanoseconds since the epoch. It may stand still and step back.
+        steady: what gives the nanoseconds in between, from any beginning. It never steps back.
         max_ahead: seconds by which the stamp of another node may be ahead of this one's wall clock. One clock that is
             set wrong would else push those of all nodes, for good.
 
@@ -40,31 +45,32 @@ class HybridClock:
         ValueError: `max_ahead` is negative or no number.
     """
 
-    __slots__ = ("_lock", "_logical", "_max_ahead", "_wall", "_wall_clock", "node")
+    __slots__ = ("_lock", "_max_ahead", "_wall", "counter", "heard", "node", "offset", "steady")
 
     def __init__(
-        self, node: str | None = None, *, wall: Callable[[], int] = time.time_ns, max_ahead: float = 60.0
+        self,
+        node: str | None = None,
+        *,
+        wall: Callable[[], int] = time.time_ns,
+        steady: Callable[[], int] = time.perf_counter_ns,
+        max_ahead: float = 60.0,
     ) -> None:
         if not max_ahead >= 0:
             raise ValueError(f"max_ahead must be a number of seconds, 0 or more, not {max_ahead!r}")
         self.node = f"{socket.gethostname()}:{os.getpid()}" if node is None else node
-        self._wall_clock, self._max_ahead = wall, max_ahead
-        self._wall = self._logical = 0
+        self.steady = steady
+        self.offset = wall() - steady()
+        """What makes a wall time of the steady clock."""
+        self.heard = 0
+        """The largest wall time of another node."""
+        self.counter = count()
+        self._wall, self._max_ahead = wall, max_ahead
         self._lock = Lock()
-
-    def advance(self) -> tuple[int, int]:
-        """`tick` without the name of the node, which costs less."""
-        with self._lock:
-            now = self._wall_clock()
-            if now > self._wall:
-                self._wall, self._logical = now, 0
-            else:
-                self._logical += 1
-            return self._wall, self._logical
 
     def tick(self) -> Stamp:
         """The stamp of an event here: larger than all before."""
-        return Stamp(*self.advance(), self.node)
+        wall = self.steady() + self.offset
+        return Stamp(wall if wall > self.heard else self.heard, next(self.counter), self.node)
 
     def update(self, remote: Stamp) -> Stamp:
         """The stamp of hearing from another node: larger than all before, and than the one that came from there.
@@ -72,25 +78,26 @@ class HybridClock:
         Raises:
             ValueError: that one is too far ahead; this clock stays as it is.
         """
+        self.adjust()
         with self._lock:
-            now = self._wall_clock()
-            ahead = (remote.wall - now) / 1e9
+            ahead = (remote.wall - self.steady() - self.offset) / 1e9
             if ahead > self._max_ahead:
                 raise ValueError(
                     f"the clock of {remote.node!r} is {ahead:,.1f} s ahead of that of {self.node!r}, more than "
                     f"{self._max_ahead:g} s: let both machines get their time from one source (NTP)"
                 )
-            wall = max(self._wall, remote.wall, now)
-            counts = [known.logical for known in (self._stamp, remote) if known.wall == wall]
-            self._wall, self._logical = wall, max(counts, default=-1) + 1
-            return self._stamp
+            # The counter first: whoever reads the new wall time must not get an old count with it.
+            self.counter = count(max(next(self.counter), remote.logical + 1))
+            self.heard = max(self.heard, remote.wall)
+        return self.tick()
 
-    @property
-    def _stamp(self) -> Stamp:
-        return Stamp(self._wall, self._logical, self.node)
+    def adjust(self) -> None:
+        """Follow the wall clock where it was put on, or went on while the machine slept; it is never followed back."""
+        with self._lock:
+            self.offset = max(self.offset, self._wall() - self.steady())
 
     def __repr__(self) -> str:
-        return f"<hybrid clock of {self.node!r}: {self._wall}, {self._logical}>"
+        return f"<hybrid clock of {self.node!r}>"
 
 
 def process_clock() -> HybridClock:

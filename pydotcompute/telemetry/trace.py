@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
@@ -28,8 +27,6 @@ message or reply has become a dead letter; a kernel has failed, was started agai
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
 LIMIT = 100_000
-
-_steady = time.perf_counter_ns
 
 
 class TraceEvent(NamedTuple):
@@ -402,6 +399,28 @@ class Events(Sequence[TraceEvent]):
         return page(self, 200)
 
 
+def _noting(kind: Kind) -> Any:
+    """What records this kind of event of a delivery."""
+
+    def note(self: Trace, delivery: Delivery) -> None:
+        clock = self.clock
+        at = clock.steady()
+        wall = at + clock.offset
+        message = delivery[0]
+        cause = delivery.cause
+        if cause is None:
+            by = source = None
+        else:
+            by, source = cause.number, cause.kernel_id
+        self._log.append(
+            (next(self._numbers), wall if wall > clock.heard else clock.heard, next(clock.counter), at, kind,
+             delivery.kernel_id, delivery.number, by, source, message if self.messages else _brief(message), None,
+             delivery.attempts, "")
+        )  # fmt: skip
+
+    return note
+
+
 class Trace(Events, Observer):
     """Records what happens: the latest `limit` events. `runtime.trace()` makes one.
 
@@ -446,7 +465,7 @@ class Trace(Events, Observer):
         self._recording = False
         self._numbers = count()
         self._log: deque[_Raw] = deque(maxlen=limit)
-        self._epoch = time.time_ns() - _steady()  # makes times of the steady clock times since the epoch
+        self._epoch = self.clock.offset  # the same throughout, so that durations are right
 
     # -- recording -----------------------------------------------------------------------------------------------------
 
@@ -465,6 +484,9 @@ class Trace(Events, Observer):
         if self._runtime is None:
             raise RuntimeError("this trace has no runtime: make it with runtime.trace()")
         if not self._recording:
+            self.clock.adjust()
+            if not self._log:
+                self._epoch = self.clock.offset
             self._runtime.observe(self)
             self._recording = True
         return self
@@ -481,17 +503,14 @@ class Trace(Events, Observer):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    # An event costs what its sender and receiver wait for: a plain tuple, and as few calls as can be.
-    def _note(self, kind: Kind, delivery: Delivery) -> None:
-        wall, logical = self.clock.advance()
-        cause, message = delivery.cause, delivery[0]
-        number, source = (None, None) if cause is None else (cause.number, cause.kernel_id)
-        self._log.append(
-            (next(self._numbers), wall, logical, _steady(), kind, delivery.kernel_id, delivery.number, number, source,
-             message if self.messages else _brief(message), None, delivery.attempts, "")
-        )  # fmt: skip
+    # An event costs what its sender and receiver wait for: hence one plain tuple, and no further call.
 
-    def _note_other(
+    sent = _noting("send")
+    queued = _noting("enqueue")
+    started = _noting("start")
+    ended = _noting("end")
+
+    def _note(
         self,
         kind: Kind,
         kernel_id: str,
@@ -501,29 +520,18 @@ class Trace(Events, Observer):
         answers: Delivery | None = None,
         cause: Delivery | None = None,
     ) -> None:
-        wall, logical = self.clock.advance()
+        clock = self.clock
+        at = clock.steady()
         number, attempts = (None, 0) if delivery is None else (delivery.number, delivery.attempts)
         by, source = (None, None) if cause is None else (cause.number, cause.kernel_id)
         self._log.append(
-            (next(self._numbers), wall, logical, _steady(), kind, kernel_id, number, by, source,
-             message if self.messages or message is None else _brief(message),
+            (next(self._numbers), max(at + clock.offset, clock.heard), next(clock.counter), at, kind, kernel_id,
+             number, by, source, message if self.messages or message is None else _brief(message),
              None if answers is None else answers.number, attempts, detail)
         )  # fmt: skip
 
-    def sent(self, delivery: Delivery) -> None:
-        self._note("send", delivery)
-
-    def queued(self, delivery: Delivery) -> None:
-        self._note("enqueue", delivery)
-
-    def started(self, delivery: Delivery) -> None:
-        self._note("start", delivery)
-
-    def ended(self, delivery: Delivery) -> None:
-        self._note("end", delivery)
-
     def replied(self, delivery: Delivery | None, kernel_id: str, reply: Any, answers: Delivery | None) -> None:
-        self._note_other("reply", kernel_id, delivery, reply, "", answers, answers and answers.cause)
+        self._note("reply", kernel_id, delivery, reply, "", answers, answers and answers.cause)
 
     def lost(self, kernel_id: str, message: Any, kind: str, reason: str, delivery: Delivery | None) -> None:
         if delivery is not None:
@@ -532,17 +540,17 @@ class Trace(Events, Observer):
             cause = in_hand.get()
             if cause is not None and cause.kernel_id != kernel_id:
                 cause = None
-        self._note_other("drop", kernel_id, delivery, message, f"{kind}: {reason}", cause=cause)
+        self._note("drop", kernel_id, delivery, message, f"{kind}: {reason}", cause=cause)
 
     def failed(self, kernel_id: str, error: BaseException, delivery: Delivery | None) -> None:
         message, cause = (None, None) if delivery is None else (delivery[0], delivery.cause)
-        self._note_other("crash", kernel_id, delivery, message, _error_text(error), cause=cause)
+        self._note("crash", kernel_id, delivery, message, _error_text(error), cause=cause)
 
     def restarted(self, kernel_id: str, number: int) -> None:
-        self._note_other("restart", kernel_id, None, None, f"restart {number}")
+        self._note("restart", kernel_id, None, None, f"restart {number}")
 
     def changed(self, kernel_id: str, state: str) -> None:
-        self._note_other("state", kernel_id, None, None, state)
+        self._note("state", kernel_id, None, None, state)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -556,7 +564,13 @@ class Trace(Events, Observer):
     def _all(self) -> tuple[list[TraceEvent], int]:
         raw = self._snapshot()
         kept, epoch, node = self.messages, self._epoch, self.clock.node
-        return [_event(one, kept, epoch, node) for one in raw], raw[0][0] if raw else 0
+        events = [_event(one, kept, epoch, node) for one in raw]
+        asked = {e.number: e for e in events if e.kind == "send"}
+        for place, e in enumerate(events):
+            # An ask that went out of hand before it was answered has forgotten by then where it came from.
+            if e.answers is not None and e.source is None and (ask := asked.get(e.answers)) is not None:
+                events[place] = e._replace(cause=ask.cause, source=ask.source)
+        return events, raw[0][0] if raw else 0
 
     @property
     def events(self) -> Events:

@@ -247,6 +247,31 @@ async def test_off_again_leaves_the_short_ways_on(runtime):
     assert len(trace) > recorded
 
 
+async def test_an_ask_that_is_answered_later_is_still_that_of_who_asked(runtime, start):
+    async def second_first(ctx):
+        first = await ctx.receive()
+        second = await ctx.receive()
+        for asked in (second, first):
+            await ctx.send(Answer(asked.number, correlation_id=asked.message_id))
+
+    async def asker(ctx):
+        async for asked in ctx:
+            await ctx.send(await ctx.ask("second_first", asked))
+
+    await start(second_first)
+    await start(asker, "one")
+    await start(asker, "two")
+    with runtime.trace() as trace:
+        await asyncio.gather(runtime.ask("one", Ask(1)), runtime.ask("two", Ask(2)))
+        await runtime.wait_idle()
+    late, early = sorted(trace.of("second_first", "reply"), key=lambda e: e.message.number)
+    sends = {e.number: e for e in trace.of("second_first", "send")}
+    for e, source in ((late, "one"), (early, "two")):
+        assert (e.source, sends[e.answers].source) == (source, source)
+        assert sends[e.answers].message.number == e.message.number
+        assert e.number == sends[early.answers].number  # what was in hand when it replied
+
+
 async def test_connected_kernels_pass_the_cause_on(runtime, start):
     await start(back, "one")
 
