@@ -375,7 +375,8 @@ class Events(Sequence[TraceEvent]):
         if events:
             times = [e.time for e in events]
             text += f" at {_plural(len({(e.node, e.kernel_id) for e in events}), 'kernel')}"
-            text += f" in {duration((max(times) - min(times)) / 1e9)}"
+            if len(events) > 1:
+                text += f" in {duration((max(times) - min(times)) / 1e9)}"
         nouns: dict[Kind, tuple[str, str]] = {
             "send": ("message", "messages"),
             "drop": ("drop", "drops"),
