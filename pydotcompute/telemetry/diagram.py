@@ -321,9 +321,7 @@ def svg(events: Events, limit: int) -> str:
         lines.append(f"<path d='M{x:g} {HEAD - 4}V{y:g}'{dashed}/>")
     notes = [note for note in (figure.note_before, figure.note_after) if note]
     if any(e.kind in ("send", "reply") for e in figure.events):
-        notes.append(
-            "solid: a message, and how long it waited; dashed: a reply, and how long after the question it came"
-        )
+        notes += ["solid: a message, and how long it waited", "dashed: a reply, and how long after its question"]
     foot = "".join(_text(GUTTER, y + 16 + 18 * i, note) for i, note in enumerate(notes))
     if not figure.lanes:
         foot, width = _text(8, HEAD / 2 + 4, "no events"), 120
