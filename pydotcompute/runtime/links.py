@@ -116,9 +116,9 @@ def is_closed(target: RingKernel | Router) -> bool:
 class Link:
     """Hands the replies of `source` that belong to no ask to each of `targets`, until it ends or they have.
 
-    A compiled kernel does it itself where its only target is another one on the same backend, and nobody observes
-    either of them. Else the **host** carries: a task, one reply at a time, so that a full mailbox of any target holds
-    the source up in the end.
+    A compiled kernel does it itself where its only target is another one on the same backend that is not paused, and
+    nobody observes them. Else the **host** carries: a task, one reply at a time, so that a full mailbox of any target
+    holds the source up in the end.
     """
 
     def __init__(self, source: RingKernel) -> None:
@@ -180,19 +180,25 @@ class Link:
 
     async def rewire(self) -> None:
         """Let the source or the host do it, whichever may now. No reply is lost, and each target's order is kept."""
-        if self._is_to_change():
-            async with at_rest(self.source):
-                if self._is_to_change():  # still
-                    assert isinstance(self.source, CompiledKernel)
-                    self.source._executor.disconnect()
-                    self._over_host(self.targets)
+        if self.is_native() and not self._may_be_native:
+            await self.over_host()
         elif self.task is not None:
             self._refused, self._not_before = False, 0.0
             self._poke()
 
-    def _is_to_change(self) -> bool:
-        """Whether the source does it itself, and may not any more."""
-        return self.task is None and self.source._link is self and not self._may_be_native
+    async def over_host(self) -> None:
+        """Let the host do it for now: replies come by the mailbox of the target, behind those that wait there."""
+        self._not_before = self.source._scheduler.loop.time() + PATIENCE
+        if self.is_native():
+            async with at_rest(self.source):
+                if self.is_native():  # still
+                    assert isinstance(self.source, CompiledKernel)
+                    self.source._executor.disconnect()
+                    self._over_host(self.targets)
+
+    def is_native(self) -> bool:
+        """Whether the source does it itself."""
+        return self.task is None and self.source._link is self
 
     # -- natively ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +209,7 @@ class Link:
             isinstance(source, CompiledKernel)
             and isinstance(target, CompiledKernel)
             and source.definition.backend_name == target.definition.backend_name
-            and not (source._box._is_watched or target._box._is_watched)
+            and not (source._box._is_watched or target._box._is_watched or target._is_paused())
         )
 
     def _connect_natively(self) -> bool:

@@ -276,24 +276,34 @@ async def test_a_second_target_comes_and_goes_while_messages_flow(runtime, echoe
 async def test_an_observer_comes_and_goes_while_messages_flow(runtime, echoes, eventually, wanted, seen, in_thread):
     one, *_ = await echoes(wanted, queue_size=32)
     await runtime.connect("one", "two")
-    count, log = 800, Log()
+    log, sent, got, enough = Log(), 0, [], False
     log.kernels = frozenset({seen})
-    reading = asyncio.ensure_future(received(runtime, "two", count))
 
-    async def send(start, stop):
-        for n in range(start, stop):
-            await runtime.send("one", Number(n))
-            if n % 20 == 0:
+    async def read():
+        while not (enough and len(got) == sent):
+            got.extend(await received(runtime, "two", 1))
+
+    async def send():
+        nonlocal sent
+        while not enough:
+            await runtime.send("one", Number(sent))
+            sent += 1
+            if sent % 20 == 0:
                 await asyncio.sleep(0)
 
-    sending = asyncio.ensure_future(send(0, count // 2))
+    reading, sending = asyncio.ensure_future(read()), asyncio.ensure_future(send())
     await in_thread(runtime.observe, log)
     await eventually(lambda: one._link.task is not None)
     await eventually(lambda: len(log.came) > 10)
-    await sending
     await in_thread(runtime.unobserve, log)
-    await send(count // 2, count)
-    assert await reading == list(range(count))
+    end = sent + 100
+    await eventually(lambda: sent > end)
+    enough = True
+    await sending
+    await runtime.send("one", Number(sent))
+    sent += 1
+    await reading
+    assert got == list(range(sent))
     assert {target for _, target, _ in log.came} == {seen}
 
 
@@ -327,6 +337,41 @@ async def test_a_native_link_is_observed_as_well(runtime, echoes, eventually, wa
     await runtime.send("one", Number(5))
     assert await received(runtime, "two", 1) == [5]
     assert len(log.came) == 2
+
+
+@pytest.mark.parametrize("wanted", kinds("ii", "cc"))
+async def test_a_target_is_stepped_while_messages_flow(runtime, echoes, wanted):
+    one, two = await echoes(wanted, queue_size=8)
+    await runtime.connect("one", "two")
+    sending = asyncio.ensure_future(runtime.send_many("one", [Number(n) for n in range(60)]))
+    assert await received(runtime, "two", 4) == [0, 1, 2, 3]
+    await two.deactivate()
+    await two.wait_paused()
+    begun = two.statistics().processed
+    assert await received(runtime, "two", begun - 4) == list(range(4, begun))
+    for n in range(begun, begun + 20):
+        assert [message.n for message in await two.step(timeout=10)] == [n]
+        assert two.statistics().processed == n + 1
+        assert await received(runtime, "two", 1) == [n]
+    await two.reactivate()
+    assert await received(runtime, "two", 40 - begun) == list(range(begun + 20, 60))
+    await sending
+    await native_again(runtime, one)
+
+
+@pytest.mark.parametrize("wanted", kinds("ii", "cc"))
+async def test_a_breakpoint_of_a_target_is_seen(runtime, echoes, wanted, in_thread):
+    one, two = await echoes(wanted)
+    await runtime.connect("one", "two")
+    assert one._link.task is None
+    await in_thread(two.break_when, lambda message: message.n == 5)
+    while one._link.task is None:
+        await asyncio.sleep(0)
+    await runtime.send_many("one", [Number(n) for n in range(8)])
+    assert (await two.wait_paused(timeout=10)).n == 5
+    assert await received(runtime, "two", 5) == [0, 1, 2, 3, 4]
+    await two.reactivate()
+    assert await received(runtime, "two", 3) == [5, 6, 7]
 
 
 async def test_a_connection_made_by_a_body_is_not_caused_by_its_message(runtime, start, echoes, in_thread):
@@ -418,3 +463,22 @@ async def test_a_pool_goes_on_without_a_target_that_has_ended(runtime, echoes, s
     assert await received(runtime, "four", 1) == [3]
     with pytest.raises(TypeError, match="name whom"):
         await pool.connect()
+
+
+@pytest.mark.parametrize("wanted", kinds("aa", "ii", "cc", "aaa", "iii", "ccc"))
+@pytest.mark.parametrize("killed", ["one", "two"])
+async def test_a_kernel_that_begins_again_stays_connected(runtime, echoes, eventually, wanted, killed):
+    await echoes(wanted, queue_size=8, restart="on_failure", backoff=None, max_restarts=100)
+    names = NAMES[1 : len(wanted)]
+    await runtime.connect("one", *names)
+    count = 300
+    reading = [asyncio.ensure_future(received(runtime, name, count)) for name in names]
+    for n in range(count):
+        await runtime.send("one", Number(n))
+        if n % 60 == 59:
+            if "a" in wanted:  # what such a body has in hand is lost with it
+                await runtime.wait_idle()
+            await runtime.kill(killed)
+    assert await asyncio.gather(*reading) == [list(range(count))] * len(names)
+    assert runtime.dead_letters.total == 0
+    await eventually(lambda: runtime[killed].restarts == 5)
