@@ -251,3 +251,167 @@ def test_a_table_is_aligned():
         "a           1   2.0",
         "longest  1000  10.5",
     ]
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+ACTORS = """
+import asyncio
+import sys
+from enum import Enum
+
+from pydotcompute import RingKernelRuntime, message, ring_kernel
+
+
+class Unit(Enum):
+    METRE = "m"
+
+
+@message
+class Length:
+    n: float
+    unit: Unit = Unit.METRE
+    run: int = 0
+
+
+@ring_kernel
+async def double(ctx):
+    async for length in ctx:
+        await ctx.send(Length(2 * length.n, run=id(ctx)))
+
+
+@ring_kernel(state=list)
+async def total(ctx):
+    async for length in ctx:
+        ctx.state.append(length.n)
+        await ctx.send(Length(sum(ctx.state)))
+
+
+async def main(log):
+    async with RingKernelRuntime() as runtime:
+        for kernel_id in ("left", "right"):
+            await (await runtime.launch("double", kernel_id=kernel_id)).activate()
+        await (await runtime.launch("total")).activate()
+        await runtime.connect("right", "total")
+        with runtime.record(log):
+            for n in range(3):
+                await runtime.ask("left", Length(n))
+                await runtime.send("right", Length(n))
+                await runtime.receive("total")
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """``recordings["script"]``: the log of what was run as a script; as a module; and in no file."""
+    folder = tmp_path_factory.mktemp("recordings")
+    (folder / "actors_of_test.py").write_text(ACTORS)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    commands = {
+        "script": ["actors_of_test.py", "script"],
+        "module": ["-c", "import asyncio, actors_of_test; asyncio.run(actors_of_test.main('module'))"],
+        "nowhere": ["-c", ACTORS, "nowhere"],
+    }
+    for command in commands.values():
+        subprocess.run([sys.executable, *command], cwd=folder, env=environment, check=True)
+    return {name: folder / name for name in commands}
+
+
+@pytest.fixture
+def actors(folder, monkeypatch):
+    """``actors(former, latter)``: the file with the actors in the current folder, changed."""
+    from pydotcompute.runtime import kernel
+
+    monkeypatch.setattr(kernel, "_definitions", {})
+
+    def write(former="", latter="", name="actors_of_test.py"):
+        assert former in ACTORS
+        (folder / name).write_text(ACTORS.replace(former, latter))
+        return name
+
+    return write
+
+
+IGNORED = ["--ignore", "run"]
+
+
+@pytest.mark.parametrize("log", ["script", "module"])
+def test_a_recording_is_replayed_where_its_kernels_were_defined(actors, recordings, capsys, log):
+    actors()
+    assert cli.main(["replay", str(recordings[log]), "--check", *IGNORED]) == 0
+    assert ": no differences; 6 messages sent, 9 replies compared" in capsys.readouterr().out
+
+
+def test_what_differs_is_told_and_checked(actors, recordings, capsys):
+    actors("sum(ctx.state)", "max(ctx.state)")
+    command = ["replay", str(recordings["module"]), *IGNORED]
+    assert cli.main(command) == 0
+    told, *_ = capsys.readouterr().out.splitlines()
+    assert ": 1 difference; 6 messages sent" in told
+    assert cli.main([*command, "--check"]) == 1
+    assert re.search(r"total +reply +Length\(n=4.* n: 4, recorded was 6\n", capsys.readouterr().out)
+
+
+def test_fields_are_compared_unless_they_are_ignored(actors, recordings, capsys):
+    actors()
+    assert cli.main(["replay", str(recordings["module"]), "--check"]) == 1
+    assert ": 6 differences;" in capsys.readouterr().out
+
+
+def test_some_kernels_may_be_replayed_alone(actors, recordings, capsys):
+    actors("2 * length.n", "3 * length.n")
+    command = ["replay", str(recordings["module"]), "--check", *IGNORED, "--kernel"]
+    assert cli.main([*command, "total"]) == 0
+    assert ": no differences; 3 messages sent" in capsys.readouterr().out
+    assert cli.main([*command, "left", "--kernel", "total"]) == 1
+    assert ": 2 differences; 6 messages sent" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("log", ["script", "nowhere"])
+@pytest.mark.parametrize("where", ["moved_of_test.py", "moved_of_test"])
+def test_the_kernels_may_be_elsewhere_by_now(actors, recordings, capsys, log, where):
+    actors(name="moved_of_test.py")
+    assert cli.main(["replay", str(recordings[log]), "--check", *IGNORED, "--actors", where]) == 0
+    assert "no differences" in capsys.readouterr().out
+
+
+def test_the_rhythm_can_be_kept(actors, recordings, capsys):
+    actors()
+    command = ["replay", str(recordings["module"]), "--check", *IGNORED, "--speed"]
+    assert cli.main([*command, "1000"]) == 0
+    assert cli.main([*command, "0"]) == 2
+    assert "--speed must be a number above 0, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nothing"], r"cannot read nothing: No such file or directory"),
+        (["actors_of_test.py"], r"'actors_of_test.py' is no log of a recording"),
+        (
+            ["{nowhere}"],
+            r"'left' was defined in a notebook \(module __main__\): pass --actors FILE\.py with a file that",
+        ),
+        (["{module}", "--actors", "factor"], r"factor defines no ring kernel 'double': pass --actors"),
+        (["{module}", "--actors", "no/such.py"], r"there is no file no/such\.py"),
+        (["{module}", "--kernel", "middle"], r"no message that 'middle' has handled \(.*'left', 'right', 'total'\)"),
+        (["{damaged}"], r"damaged at byte"),
+        (["{module}", "--actors", "other_of_test.py"], r"Length: it has no field 'n'; its definition here may be"),
+    ],
+)
+def test_what_cannot_be_replayed_is_told_in_a_line(actors, recordings, capsys, tmp_path, arguments, told):
+    actors()
+    actors("n: float", "m: float", "other_of_test.py")
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(recordings["module"].read_bytes().replace(b"Length n", b"Length m", 1))
+    arguments = [one.format(**recordings, damaged=damaged) for one in arguments]
+    assert cli.main(["replay", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pydotcompute replay: ")
+    assert len(err.splitlines()) == 1
+    assert re.search(told, err)

@@ -764,7 +764,9 @@ class _Player:
             if case.is_whole and recorded != [type(error).__qualname__ for error in case.failures_now]:
                 now = ", ".join(map(error_text, case.failures_now)) or "no failure"
                 error = case.failures_now[-1] if case.failures_now else None
-                case.add("failure", f"{now}, recorded was {', '.join(recorded) or 'none'}", recorded, error)
+                text = f"{now}, recorded was {', '.join(recorded) or 'none'}"
+                failure = Difference(case.entry.kernel_id, "failure", case.message, recorded, error, text)
+                case.differences.insert(0, failure)
             for reply, _ in case.replies[case.replies_now :]:
                 case.add("missing reply", f"recorded was {_shown(reply)}", reply)
 
