@@ -258,14 +258,14 @@ class DeadLetters(Letters):
             kernel_id: only those of this kernel.
             kind: only those of this kind.
             where: only those for which it returns what is true.
-            to: the kernel that gets them; by default each goes to its own.
+            to: the kernel or router that gets them; by default each goes to its own.
             limit: how many at most are tried.
 
         Returns:
             How many were sent; and why others were not and stay: the kernel has ended or takes other messages, for one.
 
         Raises:
-            KernelNotFoundError: there is no kernel `to`.
+            KernelNotFoundError: there is no kernel or router `to`.
             ValueError: there is no such kind, or the limit is below 1.
             RuntimeClosedError: the runtime is closed.
         """
@@ -302,7 +302,7 @@ class DeadLetters(Letters):
     async def _send_again(self, letters: list[DeadLetter], to: str | None) -> Replayed:
         runtime = self._runtime
         if to is not None:
-            runtime._find(to)
+            runtime._find_target(to)
         sent, refused = 0, Counter[str]()
         for letter in letters:
             key = id(letter)

@@ -276,11 +276,11 @@ async def test_a_second_target_comes_and_goes_while_messages_flow(runtime, echoe
 async def test_an_observer_comes_and_goes_while_messages_flow(runtime, echoes, eventually, wanted, seen, in_thread):
     one, *_ = await echoes(wanted, queue_size=32)
     await runtime.connect("one", "two")
-    log, sent, got, enough = Log(), 0, [], False
+    log, sent, got, enough, is_last = Log(), 0, [], False, False
     log.kernels = frozenset({seen})
 
     async def read():
-        while not (enough and len(got) == sent):
+        while not (is_last and len(got) == sent):
             got.extend(await received(runtime, "two", 1))
 
     async def send():
@@ -300,8 +300,8 @@ async def test_an_observer_comes_and_goes_while_messages_flow(runtime, echoes, e
     await eventually(lambda: sent > end)
     enough = True
     await sending
-    await runtime.send("one", Number(sent))
-    sent += 1
+    sent, is_last = sent + 1, True
+    await runtime.send("one", Number(sent - 1))
     await reading
     assert got == list(range(sent))
     assert {target for _, target, _ in log.came} == {seen}

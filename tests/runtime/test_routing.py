@@ -627,6 +627,20 @@ async def test_a_late_reply_of_a_router_is_a_dead_letter(runtime, work, router, 
     assert [letter.kind for letter in runtime.dead_letters] == ["late"]
 
 
+async def test_dead_letters_can_be_sent_to_a_router(runtime, work, router, start):
+    async def idle(ctx):
+        async for _ in ctx:
+            pass
+
+    await start(idle, activate=False)
+    await runtime.send_many("idle", [Job(n) for n in range(6)])
+    await runtime.terminate("idle", drain=False)
+    await router(3)
+    assert (await runtime.dead_letters.replay(to="pool")).sent == 6
+    await runtime.wait_idle()
+    assert shares(work) == {"pool-0": 2, "pool-1": 2, "pool-2": 2}
+
+
 # -- compiled kernels --------------------------------------------------------------------------------------------------
 
 
