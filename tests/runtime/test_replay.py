@@ -76,6 +76,11 @@ async def doubled(ctx):
         await ctx.send(Number(2 * number.n))
 
 
+@pytest.fixture(autouse=True)
+def not_so_patient(monkeypatch):
+    monkeypatch.setattr(replay_module, "LATE", 0.2)
+
+
 @pytest.fixture
 def path(tmp_path):
     return tmp_path / "run.pdclog"
@@ -660,9 +665,9 @@ async def test_it_gives_up_when_nothing_happens_any_more(recorded, launched, pat
     runtime = await launched({"k": stuck})
     with (
         FakeClock(),
-        pytest.raises(QueueTimeoutError, match="has happened for 5 s, after 2 of 3 messages: 'k' is ACTIVE"),
+        pytest.raises(QueueTimeoutError, match="has happened for 0.5 s, after 2 of 3 messages: 'k' is ACTIVE"),
     ):
-        await runtime.replay(path, timeout=5)
+        await runtime.replay(path, timeout=0.5)
     assert runtime._observers == ()
     never.open()
     with pytest.raises(ValueError, match="timeout"):
