@@ -235,6 +235,14 @@ class CompiledKernel(RingKernel):
 
     def _observe(self, observers: tuple[Observer, ...]) -> None:
         super()._observe(observers)
+        self._rewire()
+
+    def _set_breakpoint(self, predicate: Callable[[Any], Any] | None) -> None:
+        super()._set_breakpoint(predicate)
+        self._rewire()
+
+    def _rewire(self) -> None:
+        """Let the host carry what is not to pass unseen."""
         for link in self.runtime._links:
             if self in (link.source, *link.targets):
                 task = self._scheduler.loop.create_task(link.rewire())
@@ -401,10 +409,12 @@ class CompiledKernel(RingKernel):
 
     async def _fail(self) -> None:
         """The step has failed; held already."""
+        await self._until_rest()
         failure = self._executor.failure
         assert failure is not None
         self._deliver()
-        await self._restart_or_end(failure, self._take_back() if self._executor.resting else [])
+        await self._let_host_carry()
+        await self._restart_or_end(failure, self._take_back())
 
     async def _restart_or_end(self, failure: BaseException, left: list[Entry] | None) -> None:
         """Begin again after a failure, as the policy says, or end; held meanwhile.
@@ -425,7 +435,7 @@ class CompiledKernel(RingKernel):
         if wait is not None:
             try:
                 self._executor.renew(keep_state)
-            except DeviceError as error:
+            except Exception as error:  # noqa: BLE001 - the device is lost, or what makes its state raises
                 failure, wait = error, None
         if wait is None:
             await self._end_failed(failure, left or [])
@@ -434,7 +444,7 @@ class CompiledKernel(RingKernel):
             self._give_back(left[1:])
             attempts = (first.attempts if type(first) is Delivery else 0) + 1
             if attempts <= policy.max_retries:
-                self._put_back(first, first if type(first) is Delivery else None, attempts)
+                self._put_back(first, first if type(first) is Delivery else None, attempts, self._foremost)
             else:
                 self._unfinished += 1
                 self.bury(first, "the kernel failed while it had it in hand", "failed", failure)
@@ -461,6 +471,11 @@ class CompiledKernel(RingKernel):
         context = self.definition.context or contextvars.copy_context()
         context.copy().run(super()._report, failure, fate)
 
+    async def _let_host_carry(self) -> None:
+        """Let no other kernel put its replies into the ring: what is taken back from there is older than what comes."""
+        for link in self._links_here():
+            await link.over_host()
+
     def _take_back(self) -> list[Entry]:
         """What is in the ring; only while it rests."""
         left: list[Entry] = []
@@ -470,9 +485,15 @@ class CompiledKernel(RingKernel):
         return left
 
     def _give_back(self, left: list[Entry]) -> None:
-        """Put what was in the ring into the mailbox, in front of the others."""
+        """Put what was in the ring into the mailbox, in front of all others: the ring is first in, first out."""
+        priority = self._foremost
         for entry in reversed(left):
-            self._box.put_first(entry, DEFAULT_PRIORITY)
+            self._box.put_first(entry, priority)
+
+    @property
+    def _foremost(self) -> int:
+        """The priority of what is handed out next."""
+        return max(self._box._top(), DEFAULT_PRIORITY)
 
     def _bury_left(self, left: list[Entry], kind: Kind, reason: str) -> None:
         """Make dead letters of what was in the ring: of the first for this reason, of the others since it has ended."""
@@ -497,6 +518,7 @@ class CompiledKernel(RingKernel):
                 self._restarting = None
                 await self._end_failed(error, [])
             return
+        await self._let_host_carry()
         self._deliver()
         self._give_back(self._take_back())
         await self._restart_or_end(error, None)
@@ -516,11 +538,12 @@ class CompiledKernel(RingKernel):
             self._hold(-1)
             return
         self._renewal = None
+        await self._let_host_carry()
         self._deliver()
         self._give_back(self._take_back())
         try:
             self._executor.renew(keep_state)
-        except DeviceError as error:
+        except Exception as error:  # noqa: BLE001 - as above
             self._errors += 1
             await self._end_failed(error, [])
             return
@@ -531,8 +554,12 @@ class CompiledKernel(RingKernel):
     async def _steps(self, n: int, handled: list[Any]) -> None:
         executor, box = self._executor, self._box
         await self._until_paused()
+        await self._let_host_carry()
         self._stopped_before = None
         while len(handled) < n and self.state is KernelState.DEACTIVATED:
+            if self._holds or executor.failure is not None:  # somebody else is at it, or it begins again
+                await asyncio.sleep(0.001)
+                continue
             self._give_back(self._take_back())
             if self._restarting is not None or (top := box._top()) < 0:
                 await self._change()
@@ -556,6 +583,8 @@ class CompiledKernel(RingKernel):
 
     async def _until_stop(self) -> None:
         await self._until_paused()
+        if self._is_paused():
+            await self._let_host_carry()
 
     def _queue(self) -> list[Queued]:
         if not self._is_paused():
@@ -563,10 +592,13 @@ class CompiledKernel(RingKernel):
                 f"{self.id!r} is {self.state}, and what is queued is in its ring: pause it first, with "
                 f"`await runtime.deactivate({self.id!r})`"
             )
-        if not self._executor.resting:
+        if not self._executor.resting or any(link.is_native() for link in self._links_here()):
+            what = "has a message in hand" if not self._executor.resting else "is being handed messages"
             raise KernelStateError(
-                f"{self.id!r} has a message in hand: `await runtime.wait_paused({self.id!r})` waits until that is done"
+                f"{self.id!r} {what}: `await runtime.wait_paused({self.id!r})` waits until that is done"
             )
+        if self._executor.failure is not None:
+            raise KernelStateError(f"{self.id!r} has failed just now: look again when it has begun again, or ended")
         self._give_back(self._take_back())
         return super()._queue()
 

@@ -460,6 +460,7 @@ class RingKernel:
         "_successor",
         "_task",
         "_told",
+        "_told_of",
         "_unfinished",
         "_user_state",
         "_waited",
@@ -496,6 +497,7 @@ class RingKernel:
         self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
         self._unfinished = self._replied = self._errors = self._dead_letters = self._retried = 0
         self._observers: tuple[Observer, ...] = ()
+        self._told_of: dict[str, tuple[Callable[..., None], ...]] = {}  # their methods, by name
         self._asked_by: dict[Wait, Delivery] | None = None  # of the asks put aside while it was observed
         self._aside: dict[Any, list[Wait]] | None = (
             None  # asks whose message went out of hand unanswered, by message id
@@ -1019,16 +1021,18 @@ class RingKernel:
         attempts = former.attempts + 1 if former is not None else 1
         if attempts > self.definition.policy.max_retries:
             return False
-        self._put_back((ctx._msg, clock(), ctx._sink), former, attempts)
+        priority = getattr(ctx._msg, "priority", None)
+        self._put_back(
+            (ctx._msg, clock(), ctx._sink), former, attempts, DEFAULT_PRIORITY if priority is None else priority
+        )
         ctx._sink = None
         return True
 
-    def _put_back(self, entry: Entry, former: Delivery | None, attempts: int) -> None:
+    def _put_back(self, entry: Entry, former: Delivery | None, attempts: int, priority: int) -> None:
         again = delivery(entry, self.id, attempts)
         if former is not None:
             again.number, again.cause = former.number, former.cause
-        priority = getattr(entry[0], "priority", None)
-        self._box.put_first(again, DEFAULT_PRIORITY if priority is None else priority)
+        self._box.put_first(again, priority)
         self._retried += 1
         self._marker = None
 
@@ -1330,10 +1334,11 @@ class RingKernel:
 
     def seen(self, what: str, *args: Any) -> None:
         """Tell those who observe it; `what` is the name of a method of `Observer`."""
-        for observer in self._observers:
+        for tell in self._told_of[what]:
             try:
-                getattr(observer, what)(*args)
+                tell(*args)
             except Exception:
+                observer: Any = getattr(tell, "__self__", tell)
                 log.exception("%r, which observes ring kernels, raised and is taken off", observer)
                 self.runtime._take_off(observer)
 
@@ -1345,6 +1350,11 @@ class RingKernel:
     def _observe(self, observers: tuple[Observer, ...]) -> None:
         """Be observed by those that want to be told of this kernel."""
         self._observers = tuple(one for one in observers if one.kernels is None or self.id in one.kernels)
+        if self._observers:
+            self._told_of = {
+                name: tuple(tell for one in self._observers if (tell := getattr(one, name)) and not _is_idle(tell))
+                for name in _EVENTS
+            }
         self._box.observe(bool(self._observers))
         self._out.observe(bool(self._observers))
 
@@ -1487,6 +1497,14 @@ class RingKernel:
                 self._retried,
                 ctx._busy_ns,
             )
+
+
+_EVENTS = tuple(name for name, value in vars(Observer).items() if inspect.isfunction(value))
+
+
+def _is_idle(method: Any) -> bool:
+    """Whether it is a method of `Observer` itself, which does nothing."""
+    return getattr(method, "__func__", None) is getattr(Observer, method.__name__, method)
 
 
 class Queued(NamedTuple):

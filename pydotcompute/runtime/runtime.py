@@ -746,7 +746,8 @@ class RingKernelRuntime:
     async def kill(self, kernel_id: str, error: BaseException | None = None) -> None:
         """Let a kernel fail now, wherever its body stands, as if that had raised; its policy decides what comes then.
 
-        For tests of how a system bears failures. A compiled ring kernel finishes the message in hand first.
+        For tests of how a system bears failures. A compiled ring kernel finishes the message in hand first; a step that
+        does not come back cannot be killed.
 
         Args:
             error: what it fails with; a `KernelKilledError` by default.

@@ -647,3 +647,22 @@ async def test_each_failure_is_in_the_log_with_what_comes_of_it(launch, caplog):
     (record,) = caplog.records
     assert "'counter' failed and is started again (1 of 3 in 60 s)" in record.getMessage()
     assert record.exc_info[1] is kernel.last_exception
+
+
+@pytest.mark.parametrize("backend", ["interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
+async def test_a_state_that_cannot_be_made_anew_ends_the_kernel(runtime, start, backend):
+    made = []
+
+    def make():
+        made.append(1)
+        if len(made) > 2:  # the first is made at the definition, the second at the launch
+            raise RuntimeError("no more states")
+        return Tally()
+
+    options = {"restart": "on_failure", "max_restarts": 9, "backoff": None}
+    kernel = await start(count_step, "counter", backend=backend, state=make, boundscheck=True, **options)
+    with pytest.raises(KernelFailedError, match="no more states"):
+        await kernel.ask(Number(BAD))
+    assert await runtime.wait_ended("counter") is KernelState.FAILED
+    assert kernel.restarts == 0
+    assert [letter.message.n for letter in runtime.dead_letters] == [BAD]
