@@ -15,7 +15,7 @@ BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help lab demo test test-core check bench gpu clean
+.PHONY: help lab demo test test-core soak check bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ test: check test-core ## everything CI runs: checks, the tests, the notebooks, t
 
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
 	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
+
+soak: $(VENV)/.dev ## chaos at full size, and the stress test under more seeds; a quarter of an hour
+	SOAK=1 STRESS_SEEDS=100 $(PY) -m pytest tests/runtime/test_chaos.py tests/runtime/test_stress.py
 
 check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes nothing
 	$(PY) -m ruff check .

@@ -64,6 +64,7 @@ class _Loop:
                 f"an event loop of asyncio, as `asyncio.run` makes it"
             )
         self.loop = loop
+        self.thread = 0
         self.waits = False
         """Whether nothing is to be done there now."""
         self._former: list[tuple[Any, str, Any]] = []
@@ -146,7 +147,8 @@ class _Watch:
         self._lock = threading.Lock()
         self._goals: list[_Goal] = []
         self._jobs: set[asyncio.Future[Any]] = set()
-        self._worked = self._compiled_worked = 0.0  # time.monotonic() when something did
+        self._moved = time.monotonic()  # when something was done last
+        self._compiled_worked = 0.0  # when a compiled kernel did
         self._counts: dict[str, tuple[int, float]] = {}  # of compiled kernels that may be stuck
 
     # -- on and off ----------------------------------------------------------------------------------------------------
@@ -170,7 +172,7 @@ class _Watch:
 
     def _patch(self, one: _Loop) -> None:
         """Let a loop call `_select` instead of waiting; in the thread of that loop."""
-
+        one.thread = threading.get_ident()
         select: Callable[[float | None], list[Any]] = one.loop._selector.select
         run: Callable[..., asyncio.Future[Any]] = one.loop.run_in_executor
 
@@ -202,7 +204,14 @@ class _Watch:
                     break
         finally:
             one.waits = False
+            self._moved = time.monotonic()
         return found
+
+    def _waits(self, one: _Loop) -> bool:
+        """Whether nothing is to be done on that loop; or nothing can be, for its thread waits in `runtime.sync`."""
+        if one.waits:
+            return not one.loop._ready and one.until > self._now(one)
+        return one.thread in self._asking()
 
     def _now(self, one: _Loop) -> float:
         now: float = one.loop.time()
@@ -220,15 +229,15 @@ class _Watch:
             until = self._pause(one)
             if self._goals:
                 self._give_up_late_goals()
-            if any(not other.waits or other.loop._ready or other.until <= self._now(other) for other in self.loops):
+            if not all(map(self._waits, self.loops)):
                 return min(POLL, until) if self._goals else None if until == math.inf else until
             if not self._wants_to_act():
                 return None if until == math.inf else until
             now = time.monotonic()
             if next(self._at_work(), None) is not None:
-                self._worked = now
+                self._moved = now
                 return min(POLL, until)
-            rest = max(self._worked + self._patience, self._compiled_worked + GRACE) - now
+            rest = max(self._moved + self._patience, self._compiled_worked + GRACE) - now
             if rest > 0:
                 return min(rest, until)
             self._act()
@@ -292,6 +301,10 @@ class _Watch:
 
     # -- other threads -------------------------------------------------------------------------------------------------
 
+    def _asking(self) -> set[int]:
+        """The threads that wait in `runtime.sync` for one of these loops."""
+        return {ident for runtime in self._runtimes() for ident in list(runtime._posted.values())} - {0}
+
     def _runtimes(self) -> list[RingKernelRuntime]:
         """Those that live on these loops."""
         loops = [one.loop for one in self.loops]
@@ -300,14 +313,13 @@ class _Watch:
     def _at_work(self) -> Iterator[str]:
         """What other threads do of which the loops will hear."""
         runtimes = self._runtimes()
-        homes = {runtime._home for runtime in runtimes}
-        asking = {ident for runtime in runtimes for ident in list(runtime._posted.values())} - homes
+        asking = self._asking()
         if self._caller and self._caller not in asking:
             yield "the thread of the test"
         posted = {future for runtime in runtimes for future in list(runtime._posted)}
         jobs = self._jobs.union(*(_of_other_threads(one.loop, posted) for one in self.loops))
         # A thread of an executor that waits for one of these loops itself does not work.
-        if (working := len(jobs) - len(asking - {self._caller})) > 0:
+        if (working := len(jobs) - len(asking - {self._caller, *(one.thread for one in self.loops)})) > 0:
             yield f"{working} calls in threads (asyncio.to_thread, run_in_executor)"
         for runtime in runtimes:
             for kernel in list(runtime._kernels.values()):
@@ -396,7 +408,9 @@ class FakeClock(_Watch):
                 loops.append(runtime._loop)
         if not loops:
             raise LoopError("there is no event loop here: use the clock inside a coroutine, or give it a runtime")
-        super().__init__(loops, self._for_patience, caller=threading.get_ident() if running is None else 0)
+        me = threading.get_ident()
+        is_home = running is not None or any(runtime._home == me for runtime in self._given)
+        super().__init__(loops, self._for_patience, caller=0 if is_home else me)
         # The clock of all loops of asyncio is one; what the instance has may be that of a former FakeClock.
         self._time = self._began = max(type(loop).time(loop) for loop in loops)
         self.begin()
@@ -457,7 +471,7 @@ class FakeClock(_Watch):
     def _next(self) -> float:
         """The time of the next thing that somebody waits for, and that time may go on to."""
         goal = min((goal.when for goal in self._goals), default=math.inf)
-        timer = min(one.until for one in self.loops)
+        timer = min((one.until for one in self.loops if one.waits), default=math.inf)
         if not self._autojump and timer > max((goal.when for goal in self._goals), default=-math.inf):
             return goal
         return min(goal, timer)

@@ -40,6 +40,7 @@ class KernelContext(Generic[In, Out]):
         "_sink",
         "_start",
         "_stops",
+        "_taken_after",
         "_wait",
         "_waited",
         "should_terminate",
@@ -55,6 +56,7 @@ class KernelContext(Generic[In, Out]):
         self._msg: Any = None
         self._sink: Wait | None = None  # where the reply to the message in hand goes
         self._delivery: Delivery | None = None  # the last one that was taken on the general way
+        self._taken_after = 0  # how many messages had been handled then
         self._start = 0  # clock() when it was taken; 0 while there is none in hand
         self._busy_ns: int = former._busy_ns if former is not None else 0
         self._stops = 0  # how often receive() has said that the kernel stops
@@ -69,7 +71,10 @@ class KernelContext(Generic[In, Out]):
     def delivery(self) -> Delivery | None:
         """The message in hand, if it came as a delivery: while somebody observes the kernel, or to be tried again."""
         taken = self._delivery
-        return taken if taken is not None and taken[0] is self._msg else None
+        if taken is None or taken[0] is not self._msg:
+            return None
+        # The fast way leaves it there, and may have brought the very same object once more.
+        return taken if self._kernel._observers or sum(self._handled) == self._taken_after else None
 
     @property
     def is_active(self) -> bool:
@@ -164,6 +169,8 @@ class KernelContext(Generic[In, Out]):
                         raise asyncio.CancelledError
                 if type(entry) is Delivery:
                     self._delivery = entry
+                    if not kernel._observers:
+                        self._taken_after = sum(self._handled)
                 return entry
             if box.closed is not None:
                 self.should_terminate = True

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import inspect
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import pydotcompute.runtime.kernel as kernel_module
-from pydotcompute import RingKernelRuntime, ring_kernel
+from pydotcompute import RingKernelRuntime, ring_kernel, testing
 
 HERE = Path(__file__).parent
 PATIENCE = 20.0
@@ -23,30 +24,53 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A coroutine that hangs is cancelled, and its test fails."""
     for item in items:
         if item.path.is_relative_to(HERE) and inspect.iscoroutinefunction(getattr(item, "obj", None)):
-            item.obj = _impatient(item.obj)
+            item.obj = _impatient(item.obj, _patience(item))
 
 
-def _impatient(test: Callable[..., Any]) -> Callable[..., Any]:
+def _patience(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("patience")
+    return PATIENCE if marker is None else marker.args[0]
+
+
+def _impatient(test: Callable[..., Any], patience: float) -> Callable[..., Any]:
     @functools.wraps(test)
     async def run(*args: Any, **kwargs: Any) -> None:
-        async with asyncio.timeout(PATIENCE):
+        loop, task, late = asyncio.get_running_loop(), asyncio.current_task(), False
+
+        def interrupt() -> None:
+            nonlocal late
+            late = task is not None and task.cancel()
+
+        # Not a timer of the loop, whose time the test may put on by hours.
+        guard = threading.Timer(patience, loop.call_soon_threadsafe, [interrupt])
+        guard.daemon = True
+        guard.start()
+        try:
             await test(*args, **kwargs)
+        except asyncio.CancelledError:
+            if late:
+                raise TimeoutError(f"the test hangs: it took more than {patience:g} s") from None
+            raise
+        finally:
+            guard.cancel()
 
     return run
 
 
 @pytest.fixture(autouse=True)
-def no_hang() -> Iterator[None]:
+def no_hang(request: pytest.FixtureRequest) -> Iterator[None]:
     """What blocks the main thread, where no loop can cancel it, is interrupted; again each second if swallowed."""
     if not hasattr(signal, "SIGALRM"):
         yield
         return
 
+    patience = _patience(request.node) + 10
+
     def interrupt(*_: Any) -> None:
-        raise TimeoutError(f"the test hangs: it took more than {PATIENCE + 10:g} s")
+        raise TimeoutError(f"the test hangs: it took more than {patience:g} s")
 
     former = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, PATIENCE + 10, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, patience, 1.0)
     try:
         yield
     finally:
@@ -102,20 +126,31 @@ def on_loop(runtime: RingKernelRuntime) -> Callable[..., Any]:
 
 
 @pytest.fixture
-def settle(on_loop: Callable[..., Any]) -> Callable[..., Any]:
-    """``await settle()``: give the runtime's loop the turns that it needs to do whatever can be done now."""
+def settle(runtime: RingKernelRuntime) -> Callable[..., Any]:
+    """``await settle()``: let everything happen that can happen now."""
+    return functools.partial(testing.settle, runtime)
 
-    async def settle(turns: int = 50) -> None:
+
+@pytest.fixture
+def turns(on_loop: Callable[..., Any]) -> Callable[..., Any]:
+    """``await turns(3)``: give the runtime's loop so many, for who wants to meet it in the midst of its work."""
+
+    async def turns(count: int) -> None:
         async def pass_turns() -> None:
-            for _ in range(turns):
+            for _ in range(count):
                 await asyncio.sleep(0)
 
         await asyncio.sleep(0)  # what the test has begun shall reach the runtime's loop first
         await on_loop(pass_turns)
-        for _ in range(3):  # and what came of it shall be known here
-            await asyncio.sleep(0)
 
-    return settle
+    return turns
+
+
+@pytest.fixture
+async def clock(runtime: RingKernelRuntime) -> AsyncIterator[testing.FakeClock]:
+    """Time that jumps to the next timer when everything waits, on the loop of the runtime and on that of the test."""
+    with testing.FakeClock(runtime) as clock:
+        yield clock
 
 
 class Gate:

@@ -79,7 +79,7 @@ async def test_a_thousand_senders_at_once(runtime, start, make, strategy, size, 
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_a_thousand_senders_and_a_kernel_that_pauses(runtime, start, make, size, settle):
+async def test_a_thousand_senders_and_a_kernel_that_pauses(runtime, start, make, size, turns):
     seen = []
 
     async def worker(ctx):
@@ -91,10 +91,10 @@ async def test_a_thousand_senders_and_a_kernel_that_pauses(runtime, start, make,
     senders = [asyncio.ensure_future(runtime.send("worker", make(n))) for n in range(1000)]
     for _ in range(20):
         await kernel.deactivate()
-        await settle(2)
+        await turns(2)
         assert kernel.queue_depth <= size
         await kernel.reactivate()
-        await settle(2)
+        await turns(2)
     await asyncio.gather(*senders)
     await runtime.wait_idle()
     assert seen == list(range(1000))
@@ -391,7 +391,7 @@ async def test_another_task_of_the_body_may_wait_for_room(runtime, start, make):
     assert seen == list(range(20))
 
 
-async def test_a_body_that_tells_itself_for_ever_does_not_starve_the_loop(runtime, start, make, settle):
+async def test_a_body_that_tells_itself_for_ever_does_not_starve_the_loop(runtime, start, make, turns):
     count, stop = 0, False
 
     async def perpetual(ctx):
@@ -411,7 +411,7 @@ async def test_a_body_that_tells_itself_for_ever_does_not_starve_the_loop(runtim
     for n in range(20):
         assert (await runtime.ask("echo", make(n), timeout=5)).n == n
     before = count
-    await settle()
+    await turns(20)
     assert count > before
     stop = True
     await runtime.wait_idle()

@@ -9,6 +9,7 @@ import pytest
 from pydotcompute import KernelContext, RingKernelRuntime, message, ring_kernel
 from pydotcompute.exceptions import KernelStateError, QueueFullError, QueueTimeoutError
 from pydotcompute.runtime import KernelState
+from pydotcompute.testing import FakeClock
 
 
 @message
@@ -375,7 +376,7 @@ async def test_no_room_within_the_timeout(runtime, start):
     assert runtime.dead_letters.total == 0
 
 
-async def test_the_timeout_covers_the_room_and_the_reply_together(runtime, start, gate):
+async def test_the_timeout_covers_the_room_and_the_reply_together(runtime, start, gate, clock):
     loop = asyncio.get_running_loop()
 
     async def silent(ctx):
@@ -386,13 +387,13 @@ async def test_the_timeout_covers_the_room_and_the_reply_together(runtime, start
     await runtime.deactivate("silent")
     await runtime.send("silent", 1)
     begin = loop.time()
-    asked = asyncio.ensure_future(runtime.ask("silent", 2, timeout=0.4))
+    asked = asyncio.ensure_future(runtime.ask("silent", 2, timeout=3600))
     while runtime["silent"]._box.blocked < 1:
         await asyncio.sleep(0)
-    loop.call_later(0.2, lambda: asyncio.ensure_future(runtime.reactivate("silent")))
-    with pytest.raises(QueueTimeoutError, match=r"no reply from 'silent' within 0.4 s"):
+    loop.call_later(1800, lambda: asyncio.ensure_future(runtime.reactivate("silent")))
+    with pytest.raises(QueueTimeoutError, match=r"no reply from 'silent' within 3600 s"):
         await asked
-    assert 0.39 < loop.time() - begin < 0.59
+    assert loop.time() - begin == pytest.approx(3600)
 
 
 async def test_an_ask_in_time_is_not_timed_out(runtime, start):
@@ -410,23 +411,23 @@ async def test_receive_gives_up_at_its_timeout(runtime, start):
 
 async def test_the_timeout_of_a_receive_holds_although_others_take_the_replies(start_on_current):
     runtime, start = start_on_current
-    loop = asyncio.get_running_loop()
 
     async def tease(ctx):
         await ctx.receive()
         while not gone:
             await ctx.send("bait")
             await runtime.receive("tease")  # the one in line was woken, but has not run yet
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(60)
 
     await start(tease)
     gone = False
-    begin = loop.time()
-    await runtime.send("tease", "begin")
-    with pytest.raises(QueueTimeoutError, match=r"within 0.1 s"):
-        await runtime.receive("tease", timeout=0.1)
-    gone = True
-    assert 0.09 < loop.time() - begin < 1
+    with FakeClock(runtime) as clock:
+        await runtime.send("tease", "begin")
+        with pytest.raises(QueueTimeoutError, match=r"within 3600 s"):
+            await runtime.receive("tease", timeout=3600)
+        gone = True
+        assert clock.elapsed == pytest.approx(3600)
+        await runtime.wait_ended("tease")
 
 
 # -- the kernel ends -----------------------------------------------------------------------------------------------

@@ -340,7 +340,7 @@ async def test_a_body_that_never_looks_at_its_mailbox_is_cancelled(runtime, star
     assert [letter.message for letter in runtime.dead_letters] == [1]
 
 
-async def test_a_body_that_ignores_should_terminate_is_cancelled_and_does_not_burn_the_loop(runtime, start):
+async def test_a_body_that_ignores_should_terminate_is_cancelled_and_does_not_burn_the_loop(runtime, start, clock):
     stops = []
 
     async def worker(ctx):
@@ -383,7 +383,7 @@ async def released(runtime, on_loop, eventually):
 
 
 async def test_a_body_that_swallows_everything_is_given_up_without_harm_to_others(
-    runtime, start, released, caplog, settle
+    runtime, start, released, caplog, settle, clock
 ):
     released, note_tasks = released
     swallowed = []
@@ -406,13 +406,14 @@ async def test_a_body_that_swallows_everything_is_given_up_without_harm_to_other
     ending = asyncio.ensure_future(runtime.terminate("stubborn", timeout=0.1))
     while not ending.done():
         assert await runtime.ask("other", 1, timeout=5) == 2
+        await asyncio.sleep(0.01)
     await ending
     assert kernel.state is KernelState.TERMINATED
     assert isinstance(swallowed[0], KernelStopped)
     await settle()
     count = len(swallowed)
     assert count < 200
-    await asyncio.sleep(0.1)  # it would go on in this time
+    await asyncio.sleep(3600)  # it would go on in this time
     assert len(swallowed) <= count + 1
     assert await runtime.ask("other", 2) == 3
     assert "'stubborn'" in caplog.text
@@ -423,7 +424,7 @@ async def test_a_body_that_swallows_everything_is_given_up_without_harm_to_other
 
 
 async def test_a_body_that_swallows_its_cancellation_elsewhere_is_given_up_with_what_it_has(
-    runtime, start, released, gate
+    runtime, start, released, gate, clock
 ):
     released, note_tasks = released
     begun, unread = gate(), []
@@ -535,7 +536,7 @@ async def test_a_body_may_end_another_kernel(runtime, start):
 
 
 @pytest.mark.parametrize("after", [0, 1])
-async def test_giving_up_the_wait_for_an_end_does_not_call_the_end_off(runtime, start, gate, after):
+async def test_giving_up_the_wait_for_an_end_does_not_call_the_end_off(runtime, start, gate, after, clock):
     """The time limit holds although nobody waits any more: a cell that is interrupted leaves no kernel half stopped."""
     begun = gate()
 
@@ -547,7 +548,7 @@ async def test_giving_up_the_wait_for_an_end_does_not_call_the_end_off(runtime, 
     kernel = await start(worker)
     await runtime.send_many("worker", [1, 2])
     await begun.wait()
-    ending = asyncio.ensure_future(runtime.terminate("worker", timeout=0.05))
+    ending = asyncio.ensure_future(runtime.terminate("worker", timeout=60))
     while kernel.state is not KernelState.TERMINATING:
         await asyncio.sleep(0)
     for _ in range(after):
@@ -555,7 +556,7 @@ async def test_giving_up_the_wait_for_an_end_does_not_call_the_end_off(runtime, 
     ending.cancel()
     with pytest.raises(asyncio.CancelledError):
         await ending
-    assert await runtime.wait_ended("worker", timeout=5) is KernelState.TERMINATED
+    assert await runtime.wait_ended("worker", timeout=61) is KernelState.TERMINATED
     assert [letter.message for letter in runtime.dead_letters] == [1, 2]
 
 
@@ -674,7 +675,7 @@ async def test_close_resumes_paused_kernels_to_drain_them(runtime, start, drain)
     assert [letter.message for letter in runtime.dead_letters] == ([] if drain else [1, 2])
 
 
-async def test_close_cancels_at_its_timeout(runtime, start, gate):
+async def test_close_cancels_at_its_timeout(runtime, start, gate, clock):
     begun = gate()
 
     async def worker(ctx):
@@ -685,9 +686,8 @@ async def test_close_cancels_at_its_timeout(runtime, start, gate):
     kernel = await start(worker)
     await runtime.send_many("worker", [1, 2])
     await begun.wait()
-    begin = time.monotonic()
-    await runtime.close(timeout=0.05)
-    assert time.monotonic() - begin < 1
+    await runtime.close(timeout=60)
+    assert 60 <= clock.elapsed < 61
     assert kernel.state is KernelState.TERMINATED
     assert [letter.message for letter in runtime.dead_letters] == [1, 2]
 
@@ -743,7 +743,7 @@ async def test_close_waits_for_kernels_that_are_ending_already(runtime, start, g
     await ending
 
 
-async def test_the_timeout_of_close_holds_for_kernels_that_are_ending_already(runtime, start, gate):
+async def test_the_timeout_of_close_holds_for_kernels_that_are_ending_already(runtime, start, gate, clock):
     begun = gate()
 
     async def worker(ctx):
@@ -754,12 +754,11 @@ async def test_the_timeout_of_close_holds_for_kernels_that_are_ending_already(ru
     kernel = await start(worker)
     await runtime.send("worker", 1)
     await begun.wait()
-    ending = asyncio.ensure_future(kernel.terminate(timeout=60))
+    ending = asyncio.ensure_future(kernel.terminate(timeout=3600))
     while kernel.state is not KernelState.TERMINATING:
         await asyncio.sleep(0)
-    begin = time.monotonic()
-    await runtime.close(timeout=0.05)
-    assert time.monotonic() - begin < 2
+    await runtime.close(timeout=60)
+    assert 60 <= clock.elapsed < 62
     assert kernel.state is KernelState.TERMINATED
     assert [letter.message for letter in runtime.dead_letters] == [1]
     await ending
