@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .runtime import KernelContext as KernelContext
     from .runtime import RingKernelRuntime as RingKernelRuntime
     from .runtime import ring_kernel as ring_kernel
+    from .runtime.recording import read_log as read_log
     from .telemetry.observer import Observer as Observer
 
 _HOME = {
@@ -53,6 +54,7 @@ _HOME = {
     "lane": ".device.block",
     "load_ipython_extension": ".jupyter",
     "message": ".messages",
+    "read_log": ".runtime.recording",
     "ring_kernel": ".runtime",
     "unload_ipython_extension": ".jupyter",
     "width": ".device.block",
@@ -76,6 +78,7 @@ __all__ = [
     "exceptions",
     "lane",
     "message",
+    "read_log",
     "ring_kernel",
     "width",
 ]

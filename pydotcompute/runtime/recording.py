@@ -479,6 +479,12 @@ class Recording(Observer):
         return f"<recording {str(self.path)!r}, {state}: {self.messages:,} messages, {self.replies:,} replies{skipped}>"
 
 
+def counted(n: int, noun: str) -> str:
+    """``"1 reply"``, ``"2,000 replies"``"""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{n:,} {noun if n == 1 else plural}"
+
+
 def sender(runtime: RingKernelRuntime) -> str | None:
     """The id of the kernel whose body is running; None: none is."""
     try:
@@ -609,8 +615,13 @@ class Log:
                 yield entry
 
     def __repr__(self) -> str:
-        counts = f"{self.messages:,} messages, {self.replies:,} replies, {self.failures:,} failures"
-        words = [f"{counts}, {len(self.kernels)} kernels"]
+        counts = {
+            "message": self.messages,
+            "reply": self.replies,
+            "failure": self.failures,
+            "kernel": len(self.kernels),
+        }
+        words = [", ".join(counted(n, noun) for noun, n in counts.items())]
         if self.damage is not None:
             words.append(f"{'torn' if self.damage.torn else 'damaged'} {self.damage}")
         elif not self.stopped:

@@ -31,8 +31,10 @@ from .lifecycle import KernelState
 from .recording import (
     RecordedEnd,
     RecordedFailure,
+    RecordedKernel,
     RecordedMessage,
     RecordedReply,
+    counted,
     read_log,
     sender,
 )
@@ -100,11 +102,10 @@ class Replay:
 
     @property
     def _caption(self) -> str:
-        n = len(self.differences)
-        what = f"{n:,} difference{'s' * (n != 1)}" if n else "no differences"
+        what = counted(len(self.differences), "difference") if self.differences else "no differences"
         return (
-            f"replay of {self.path.name!r}: {what}; {self.messages:,} messages sent, {self.replies:,} replies "
-            f"compared in {self.seconds:.2g} s"
+            f"replay of {self.path.name!r}: {what}; {counted(self.messages, 'message')} sent, "
+            f"{counted(self.replies, 'reply')} compared in {self.seconds:.2g} s"
         )
 
     def __repr__(self) -> str:
@@ -239,6 +240,7 @@ class _Plan:
         self.ends: list[_Case] = []
         """Those of all kernels, in the order in which their handling has ended."""
         self._loose: Counter[str] = Counter()
+        self._launches: Counter[str] = Counter()
         for entry in log:
             self._add(entry)
         handled = sorted(self.orders)
@@ -275,6 +277,8 @@ class _Plan:
                 if (case := self._mention(entry.number)) is not None:
                     case.failures.append(entry.error)
                     self.ends.append(case)
+            case RecordedKernel():
+                self._launches[entry.kernel_id] += 1
 
     def _mention(self, number: int | None) -> _Case | None:
         """It was in hand by now."""
@@ -286,7 +290,7 @@ class _Plan:
         return case
 
     def _arrange(self) -> None:
-        ids = self.kernel_ids
+        ids = frozenset(self.kernel_ids)
         for number in sorted(self.cases):  # what caused a message has a smaller number
             case = self.cases[number]
             entry = case.entry
@@ -307,7 +311,7 @@ class _Plan:
                     (one.content if isinstance(one.content, str) else one.message, one.answers is not None)
                     for one in case.recorded
                 ]
-        for kernel_id in ids:
+        for kernel_id in self.kernel_ids:
             latest = 0
             for case in self.orders[kernel_id]:
                 latest = case.due = max(latest, case.entry.time)
@@ -319,18 +323,20 @@ class _Plan:
         notes = [] if self.log.damage is None else [f"the recording is torn {self.log.damage}"]
         for name, n in self._without_content.items():
             notes.append(f"{n:,} of {name} left out: it has no encoding, put @message on the class")
-        left_out = [c for c in self.cases.values() if c.entry.kernel_id in self.kernel_ids and not c.is_handled]
-        if left_out:
-            notes.append(f"{len(left_out):,} messages left out that were not handled when recorded")
-        if loose := sum(self._loose[kernel_id] for kernel_id in self.kernel_ids):
-            notes.append(f"{loose:,} replies not compared that belong to no message of the recording")
+        ids = frozenset(self.kernel_ids)
+        if n := sum(case.entry.kernel_id in ids and not case.is_handled for case in self.cases.values()):
+            notes.append(f"{counted(n, 'message')} left out that no kernel had handled when the recording ended")
+        if n := sum(self._loose[kernel_id] for kernel_id in ids):
+            notes.append(f"{counted(n, 'reply')} not compared, of no message in the recording")
         for kernel_id in self.kernel_ids:
             recorded = self.log.kernels.get(kernel_id)
             if recorded is not None and recorded.handled:
                 notes.append(
-                    f"{kernel_id!r} had handled {recorded.handled:,} messages before it was recorded, and may have had "
-                    f"another state than now"
+                    f"{kernel_id!r} had handled {counted(recorded.handled, 'message')} before it was recorded, and may "
+                    f"have had another state than now"
                 )
+            if self._launches[kernel_id] > 1:
+                notes.append(f"{kernel_id!r} was launched again while it was recorded, and is not while it is replayed")
         return notes
 
 
@@ -488,12 +494,11 @@ class _Turns:
         self._is_due = False  # the loop will come to `_bring_forward`
         self.holds = False
         """Whether one waits that has come too early."""
-        self._is_mine = kernel._box.stops_before is None  # else the user has set a breakpoint
-        if self._is_mine:
+        if kernel._box.stops_before is None:  # else the user has set a breakpoint
             kernel._box.stop_before(self._stops_before)
 
     def end(self) -> None:
-        if self._is_mine:
+        if self._kernel._box.stops_before == self._stops_before:
             self._kernel._box.stop_before(None)
             self._go_on()
 
@@ -739,7 +744,8 @@ class _Player:
     def _give_up(self) -> None:
         busy = next((kernel for kernel in self._kernels if not self._is_quiet(kernel)), self._kernels[0])
         raise QueueTimeoutError(
-            f"nothing has happened for {self._timeout:g} s, after {self._sent:,} of {len(self._plan.feed):,} messages: "
+            f"nothing has happened for {self._timeout:g} s, after {self._sent:,} of "
+            f"{counted(len(self._plan.feed), 'message')}: "
             f"{busy.id!r} is {busy.outlook}"
         )
 
@@ -773,7 +779,7 @@ class _Player:
     def _notes(self) -> list[str]:
         own = [case for case in self._plan.cases.values() if case.is_replayed and not (case.is_fed or case.arrived)]
         n = sum(case.entry.cause is None for case in own)
-        return [f"{n:,} messages did not come that kernels sent with nothing in hand"] if n else []
+        return [f"{counted(n, 'message')} did not come that kernels had sent with nothing in hand"] if n else []
 
 
 # -- what differs ------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ async def test_each_message_and_reply_is_in_the_file_in_order(runtime, start, pa
     assert (log.messages, log.replies, log.failures, log.stopped, log.damage) == (2, 2, 0, True, None)
     assert (recording.messages, recording.replies) == (2, 2)
     assert "2 messages, 2 replies" in repr(recording)
-    assert "2 messages, 2 replies, 0 failures, 1 kernels" in repr(log)
+    assert "2 messages, 2 replies, 0 failures, 1 kernel" in repr(log)
 
 
 async def test_it_says_what_the_kernels_are_and_where_they_come_from(runtime, start, path):

@@ -477,7 +477,7 @@ async def test_what_was_not_handled_is_left_out(recorded, launched, path, gate):
     go.open()
     replay = await (await launched({"k": slow})).replay(path)
     assert (replay.ok, replay.messages, replay.replies) == (True, 2, 3)
-    assert replay.notes == ("1 messages left out that were not handled when recorded",)
+    assert replay.notes == ("1 message left out that no kernel had handled when the recording ended",)
 
 
 async def test_messages_without_encoding_are_left_out_and_told(recorded, launched, path):
@@ -507,8 +507,58 @@ async def test_a_state_that_was_not_fresh_is_told(launched, path):
     replay = await (await launched({"k": chained})).replay(path)
     assert not replay
     assert replay.notes == (
-        "'k' had handled 1 messages before it was recorded, and may have had another state than now",
+        "'k' had handled 1 message before it was recorded, and may have had another state than now",
     )
+
+
+async def test_what_a_replay_does_not_do_again_is_told(launched, path):
+    async def ticking(ctx):
+        await ctx.send(Number(0))
+        await ctx.tell("k", Number(1))
+        async for number in ctx:
+            await ctx.send(number)
+
+    runtime = await launched({"k": doubled})
+    with runtime.record(path):
+        await runtime.ask("k", Number(1))
+        await runtime.restart("k")
+        await runtime.terminate("k")
+        await runtime.launch(definition_of(doubled, kernel_id="k"))
+        await runtime.activate("k")
+        await runtime.launch(definition_of(ticking, kernel_id="t"))
+        await runtime.activate("t")
+        await runtime.ask("t", Number(5))
+        await runtime.wait_idle()
+    replay = await (await launched({"k": doubled, "t": ticking})).replay(path)
+    assert replay.ok, replay
+    assert set(replay.notes) == {
+        "1 reply not compared, of no message in the recording",
+        "'k' was launched again while it was recorded, and is not while it is replayed",
+        "1 message did not come that kernels had sent with nothing in hand",
+    }
+
+
+async def test_a_recording_without_messages_is_replayed_at_once(recorded, launched, path):
+    async def nothing(runtime): ...
+
+    await recorded({"k": doubled}, nothing)
+    assert (await (await launched({})).replay(path)).ok
+
+
+async def test_a_breakpoint_of_the_user_stays(recorded, launched, path):
+    kernels = {"k": doubled, "end": chained}
+    await recorded(kernels, asks_of_k, connected=[("k", "end")])
+    runtime = await launched(kernels, connected=[("k", "end")])
+    runtime["end"].break_when(lambda number: number.n == 100)
+    assert (await runtime.replay(path)).ok
+    await runtime.send("end", Number(100))
+    assert (await runtime.wait_paused("end")).n == 100
+    runtime["end"].break_when(None)
+
+
+async def asks_of_k(runtime):
+    for n in range(3):
+        await runtime.send("k", Number(n))
 
 
 async def test_a_torn_log_is_replayed_and_a_damaged_one_is_not(recorded, launched, path):
@@ -664,8 +714,8 @@ async def test_it_gives_up_when_nothing_happens_any_more(recorded, launched, pat
     await recorded(bodies(lambda m: [m]), asks(1, 2, 3))
     runtime = await launched({"k": stuck})
     with (
-        FakeClock(),
-        pytest.raises(QueueTimeoutError, match="has happened for 0.5 s, after 2 of 3 messages: 'k' is ACTIVE"),
+        FakeClock(runtime),
+        pytest.raises(QueueTimeoutError, match=r"has happened for 0\.5 s, after 2 of 3 messages: 'k' is ACTIVE"),
     ):
         await runtime.replay(path, timeout=0.5)
     assert runtime._observers == ()
