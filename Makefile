@@ -39,7 +39,7 @@ test: check test-core ## everything CI runs: checks, the tests, the notebooks, t
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
 	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
 
-soak: $(VENV)/.dev ## chaos at full size, and the stress test under more seeds; a quarter of an hour
+soak: $(VENV)/.dev ## chaos at full size, and the stress test under more seeds: half an hour
 	SOAK=1 STRESS_SEEDS=100 $(PY) -m pytest tests/runtime/test_chaos.py tests/runtime/test_stress.py
 
 check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes nothing

@@ -277,7 +277,7 @@ class CompiledKernel(RingKernel):
 
     async def _change(self) -> None:
         self._watch_idle()
-        await super()._change()
+        await self._move_or_idle()
 
     def _watch_idle(self) -> None:
         """Be told when nothing is left in the ring, unless the pump has more for it or a link is not done."""

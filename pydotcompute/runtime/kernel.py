@@ -779,6 +779,10 @@ class RingKernel:
 
     async def _change(self) -> None:
         """Wait until the kernel becomes idle or comes into another state."""
+        await self._move_or_idle()
+
+    async def _move_or_idle(self) -> None:
+        """`_change` for who does not wait for idleness: a compiled kernel that is idle says so at once, and again."""
         wait = self._scheduler.wait()
         if self._watchers is None:
             self._watchers = []

@@ -623,7 +623,7 @@ class RingKernelRuntime:
         try:
             async with asyncio.timeout(timeout):
                 while not kernel.state.over:
-                    await kernel._change()
+                    await kernel._move_or_idle()
         except TimeoutError:
             raise QueueTimeoutError(f"{kernel!r} has not ended within {timeout:g} s") from None
         return kernel.state
@@ -737,7 +737,7 @@ class RingKernelRuntime:
         try:
             async with asyncio.timeout(timeout):
                 while kernel.restarts == before and not kernel.state.over:
-                    await kernel._change()
+                    await kernel._move_or_idle()
         except TimeoutError:
             raise QueueTimeoutError(f"{kernel!r} has not begun again within {timeout:g} s") from None
         if kernel.state.over:

@@ -383,13 +383,16 @@ async def test_many_receivers_get_one_reply_each(runtime, step):
     assert runtime["echo"].statistics().replies_unread == 0
 
 
-async def test_who_waits_for_idleness_does_not_keep_the_loop_busy(runtime, step, on_loop):
+@pytest.mark.parametrize("what", ["idleness", "the end"])
+async def test_who_waits_does_not_keep_the_loop_busy(runtime, step, on_loop, what):
     kernel = await step(echo)
-    await kernel.deactivate()
-    await kernel.send(Number(1))
+    if what == "idleness":
+        await kernel.deactivate()
+        await kernel.send(Number(1))
 
     async def passes_while_waiting():
-        waiting = asyncio.ensure_future(runtime.wait_idle("echo"))
+        wait = runtime.wait_idle if what == "idleness" else runtime.wait_ended
+        waiting = asyncio.ensure_future(wait("echo"))
         ready = []
         for _ in range(20):
             await asyncio.sleep(0)
