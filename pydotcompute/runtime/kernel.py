@@ -39,7 +39,7 @@ from ..exceptions import (
 from ..messages import DEFAULT_PRIORITY, same_schema, to_records
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
-from ..telemetry.observer import Delivery, Observer, delivery, in_hand
+from ..telemetry.observer import Delivery, Observer, acting, delivery, in_hand
 from .checks import checked_id, is_count
 from .context import KernelContext
 from .dead_letters import DeadLetter, Kind
@@ -828,6 +828,7 @@ class RingKernel:
         else:
             context = contextvars.copy_context()
         context.run(in_hand.set, None)  # it acts on nobody's behalf yet
+        context.run(acting.set, self.id)
         # Not by `create_task`: a loop whose tasks begin eagerly would run the body before this kernel knows its task.
         self._task = asyncio.Task(body, loop=self._scheduler.loop, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
@@ -1035,7 +1036,7 @@ class RingKernel:
     def _put_back(self, entry: Entry, former: Delivery | None, attempts: int, priority: int) -> None:
         again = delivery(entry, self.id, attempts)
         if former is not None:
-            again.number, again.cause = former.number, former.cause
+            again.number, again.cause, again.source = former.number, former.cause, former.source
         self._box.put_first(again, priority)
         self._retried += 1
         self._marker = None
@@ -1250,6 +1251,8 @@ class RingKernel:
             entry = delivery(entry, self.id)
             self.seen("sent", entry)
         box.insert(at, entry, priority)
+        if self._observers:
+            self.seen("queued", entry)
         self._tell_watchers()
 
     def _injected(self, message: Any) -> Entry:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..exceptions import KernelStateError, MessageTypeError, QueueFullError
 from ..messages import DEFAULT_PRIORITY, layout, same_schema
-from ..telemetry.observer import Delivery, in_hand, on_behalf_of
+from ..telemetry.observer import Delivery, acting, in_hand, on_behalf_of
 from .compiled import CompiledKernel
 from .kernel import RingKernel
 from .scheduler import SLICE_NS, Wait, clock
@@ -255,6 +255,7 @@ class Link:
         source, scheduler = self.source, self.source._scheduler
         out = source._out
         in_hand.set(None)  # who has connected them is not the cause of what comes
+        acting.set(None)
         for target in former:  # what the source has put there itself comes first
             if isinstance(target, CompiledKernel):
                 await target._until(partial(_is_empty, target))
@@ -295,7 +296,7 @@ class Link:
             refused: Refused = []
             full: Full = []
             if type(entry) is Delivery:
-                with on_behalf_of(entry.cause):
+                with on_behalf_of(entry.cause, entry.source):
                     taken = put_into(self.targets, entry[0], refused, full)
             else:
                 taken = put_into(self.targets, entry[0], refused, full)

@@ -320,14 +320,14 @@ class Mailbox:
         queued = self.entries()
         if queued:
             priority = queued[min(index, len(queued) - 1)][1]
-        if index >= len(queued):
-            self._insert(entry, priority)
-            return
         self.put_first(entry, priority)
+        self.peak = max(self.peak, len(self))
         level = self._level(priority)
-        place = next(i for i, other in enumerate(level) if other is queued[index][0])
         level.popleft()
-        level.insert(place - 1, entry)
+        if index < len(queued):
+            level.insert(next(i for i, other in enumerate(level) if other is queued[index][0]), entry)
+        else:
+            level.append(entry)
 
     def _let_in(self) -> None:
         while self._blocked and len(self) < self.capacity:

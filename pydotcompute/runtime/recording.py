@@ -277,7 +277,6 @@ class Recording(Observer):
         self._pack = Packer(unicode_errors="surrogatepass").pack
         self._began = 0
         self._open: set[int] = set()  # numbers of messages that are not handled yet
-        self._sources: dict[int, str] = {}  # who has sent what nothing caused, by its number, until it is queued
         self._known: set[str] = set()  # kernels
         self._ways: set[tuple[str, str]] = set()  # from kernel to kernel, as far as they were looked at
 
@@ -341,21 +340,13 @@ class Recording(Observer):
 
     # -- what happens --------------------------------------------------------------------------------------------------
 
-    def sent(self, delivery: Delivery) -> None:
-        # Here, and not when there is room for it, which may be in the task of another kernel.
-        if delivery.cause is None and (source := sender(self._runtime)) is not None:
-            self._sources[delivery.number] = source
-
     def queued(self, delivery: Delivery) -> None:
         kernel_id, cause = delivery.kernel_id, delivery.cause
         message, mark, sink = delivery
         kernel = self._runtime._kernels.get(kernel_id)
         if kernel_id not in self._known:
             self._describe(kernel_id)
-        if cause is None:
-            number, source = None, self._sources.pop(delivery.number, None) if self._sources else None
-        else:
-            number, source = cause.number, cause.kernel_id
+        number, source = None if cause is None else cause.number, delivery.source
         if source is not None and (source, kernel_id) not in self._ways:
             self._look_at_way(source, kernel_id)
         self._open.add(delivery.number)
@@ -396,7 +387,6 @@ class Recording(Observer):
     def lost(self, kernel_id: str, message: Any, kind: str, reason: str, delivery: Delivery | None) -> None:
         if delivery is not None:
             self._open.discard(delivery.number)
-            self._sources.pop(delivery.number, None)
 
     def failed(self, kernel_id: str, error: BaseException, delivery: Delivery | None) -> None:
         number = None if delivery is None else delivery.number
@@ -483,16 +473,6 @@ def counted(n: int, noun: str) -> str:
     """``"1 reply"``, ``"2,000 replies"``"""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{n:,} {noun if n == 1 else plural}"
-
-
-def sender(runtime: RingKernelRuntime) -> str | None:
-    """The id of the kernel whose body is running; None: none is."""
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:  # no loop is running
-        return None
-    kernel = None if task is None else runtime._kernels.get(task.get_name())
-    return kernel.id if kernel is not None and kernel._task is task else None
 
 
 def _described(kernel: RingKernel) -> tuple[Any, ...]:

@@ -36,7 +36,6 @@ from .recording import (
     RecordedReply,
     counted,
     read_log,
-    sender,
 )
 
 if TYPE_CHECKING:
@@ -357,7 +356,6 @@ class _Watch(Observer):
         """What is being sent."""
         self.cases: dict[int, _Case] = {}
         """By the number of the delivery of now."""
-        self._sources: dict[int, str] = {}
         self.queues: dict[str, dict[int, int]] = {kernel_id: {} for kernel_id in plan.kernel_ids}
         """The priorities of what is queued, by the numbers of deliveries."""
         self.turns: dict[str, _Turns] = {}
@@ -379,8 +377,6 @@ class _Watch(Observer):
     def sent(self, delivery: Delivery) -> None:
         if self.feeding is not None:
             self.cases[delivery.number], self.feeding = self.feeding, None
-        elif delivery.cause is None and (source := sender(self._runtime)) is not None:
-            self._sources[delivery.number] = source
 
     def queued(self, delivery: Delivery) -> None:
         self._happened()
@@ -397,7 +393,7 @@ class _Watch(Observer):
         """The recorded message that one is which came of itself; None: nothing that is replayed has caused it."""
         kernel_id, cause = delivery.kernel_id, delivery.cause
         if cause is None:
-            source = self._sources.pop(delivery.number, None)
+            source = delivery.source
             came = self._plan.by_cause.get((source, kernel_id)) if source is not None else None
             return came.popleft() if came else None
         origin = self.cases.get(cause.number)

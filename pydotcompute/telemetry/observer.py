@@ -25,9 +25,11 @@ class Delivery(tuple[Any, int, Any]):
     number: int
     """Its own, in this process."""
     kernel_id: str
-    cause: Delivery | None
+    cause: Delivery | None = None
     """What was being handled where it was sent; None: it came from outside of the kernels, or has been handled."""
-    attempts: int
+    source: str | None = None
+    """The id of the kernel that sent it; None: it came from outside of the kernels."""
+    attempts: int = 0
     """How often its handling has failed."""
 
     @property
@@ -46,7 +48,9 @@ class Delivery(tuple[Any, int, Any]):
 def delivery(entry: tuple[Any, int, Any], kernel_id: str, attempts: int = 0) -> Delivery:
     """An entry as a delivery, caused by what is being handled here and now."""
     made = Delivery(entry)
-    made.number, made.kernel_id, made.cause, made.attempts = next(_numbers), kernel_id, in_hand.get(), attempts
+    made.number, made.kernel_id, made.attempts = next(_numbers), kernel_id, attempts
+    made.cause = cause = in_hand.get()
+    made.source = acting.get() if cause is None else cause.kernel_id
     return made
 
 
@@ -54,14 +58,19 @@ in_hand: ContextVar[Delivery | None] = ContextVar("pydotcompute_in_hand", defaul
 """The delivery that is being handled in this context. Tasks and threads that a body starts inherit it."""
 
 
+acting: ContextVar[str | None] = ContextVar("pydotcompute_acting", default=None)
+"""The id of the kernel whose body runs in this context, or has started what does."""
+
+
 @contextmanager
-def on_behalf_of(cause: Delivery | None) -> Iterator[None]:
-    """What is sent inside was caused by that delivery."""
-    token = in_hand.set(cause)
+def on_behalf_of(cause: Delivery | None, source: str | None = None) -> Iterator[None]:
+    """What is sent inside was caused by that delivery, or at least sent by that kernel."""
+    tokens = in_hand.set(cause), acting.set(source)
     try:
         yield
     finally:
-        in_hand.reset(token)
+        in_hand.reset(tokens[0])
+        acting.reset(tokens[1])
 
 
 class Observer:

@@ -47,7 +47,7 @@ class TraceEvent(NamedTuple):
     """Number of the delivery that was being handled where the message was sent; None: it came from outside. Of a reply,
     of where the ask that it answers was sent."""
     source: str | None
-    """The kernel that handled it."""
+    """The kernel that sent the message, or asked; None: it came from outside of the kernels."""
     answers: int | None
     """Of a reply: number of the ask that it answers; None: it went to the outbox or to a connected kernel."""
     attempts: int
@@ -409,13 +409,10 @@ def _noting(kind: Kind) -> Any:
         wall = at + clock.offset
         message = delivery[0]
         cause = delivery.cause
-        if cause is None:
-            by = source = None
-        else:
-            by, source = cause.number, cause.kernel_id
         self._log.append(
             (next(self._numbers), wall if wall > clock.heard else clock.heard, next(clock.counter), at, kind,
-             delivery.kernel_id, delivery.number, by, source, message if self.messages else _brief(message), None,
+             delivery.kernel_id, delivery.number, None if cause is None else cause.number, delivery.source,
+             message if self.messages else _brief(message), None,
              delivery.attempts, "")
         )  # fmt: skip
 
@@ -520,11 +517,12 @@ class Trace(Events, Observer):
         detail: str,
         answers: Delivery | None = None,
         cause: Delivery | None = None,
+        source: str | None = None,
     ) -> None:
         clock = self.clock
         at = clock.steady()
         number, attempts = (None, 0) if delivery is None else (delivery.number, delivery.attempts)
-        by, source = (None, None) if cause is None else (cause.number, cause.kernel_id)
+        by = None if cause is None else cause.number
         self._log.append(
             (next(self._numbers), max(at + clock.offset, clock.heard), next(clock.counter), at, kind, kernel_id,
              number, by, source, message if self.messages or message is None else _brief(message),
@@ -532,20 +530,24 @@ class Trace(Events, Observer):
         )  # fmt: skip
 
     def replied(self, delivery: Delivery | None, kernel_id: str, reply: Any, answers: Delivery | None) -> None:
-        self._note("reply", kernel_id, delivery, reply, "", answers, answers and answers.cause)
+        asked = (None, None) if answers is None else (answers.cause, answers.source)
+        self._note("reply", kernel_id, delivery, reply, "", answers, *asked)
 
     def lost(self, kernel_id: str, message: Any, kind: str, reason: str, delivery: Delivery | None) -> None:
         if delivery is not None:
-            cause = delivery.cause
+            cause, source = delivery.cause, delivery.source
         else:  # a late reply, for one: the body may have sent it just now
             cause = in_hand.get()
             if cause is not None and cause.kernel_id != kernel_id:
                 cause = None
-        self._note("drop", kernel_id, delivery, message, f"{kind}: {reason}", cause=cause)
+            source = None if cause is None else cause.kernel_id
+        self._note("drop", kernel_id, delivery, message, f"{kind}: {reason}", None, cause, source)
 
     def failed(self, kernel_id: str, error: BaseException, delivery: Delivery | None) -> None:
-        message, cause = (None, None) if delivery is None else (delivery[0], delivery.cause)
-        self._note("crash", kernel_id, delivery, message, _error_text(error), cause=cause)
+        message, cause, source = (
+            (None, None, None) if delivery is None else (delivery[0], delivery.cause, delivery.source)
+        )
+        self._note("crash", kernel_id, delivery, message, _error_text(error), None, cause, source)
 
     def restarted(self, kernel_id: str, number: int) -> None:
         self._note("restart", kernel_id, None, None, f"restart {number}")

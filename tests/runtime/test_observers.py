@@ -368,3 +368,34 @@ async def test_a_body_that_begins_again_acts_on_nobodys_behalf(runtime, start, l
     await runtime.send("eager", Number(2))
     await eventually(lambda: len(causes) == 2)
     assert causes == [None, None]
+
+
+async def test_what_is_injected_was_sent_and_queued_once_wherever_it_is_put(runtime, launch):
+    kernel, notes = await launch(activate=False), Notes()
+    runtime.observe(notes)
+    for n, at in ((1, 0), (2, 0), (3, 2)):
+        kernel.inject(Number(n), at)
+    kernel.move(0, 2)
+    assert notes.of("sent", "queued") == [(event, n) for n in (1, 2, 3) for event in ("sent", "queued")]
+
+
+async def test_a_kernel_that_sends_of_its_own_accord_is_the_source(runtime, start, launch):
+    sources = []
+
+    class Sources(Observer):
+        kernels = frozenset({"second"})
+
+        def sent(self, delivery):
+            sources.append((delivery.message.n, delivery.source, delivery.cause))
+
+    await launch("second")
+
+    async def feed(ctx):
+        await ctx.tell("second", Number(1))
+        await asyncio.create_task(ctx.tell("second", Number(2)))
+
+    runtime.observe(Sources())
+    await start(feed)
+    await runtime.wait_ended("feed")
+    await runtime.send("second", Number(3))
+    assert sources == [(1, "feed", None), (2, "feed", None), (3, None, None)]
