@@ -405,22 +405,24 @@ class RingMagics(Magics):
         if options.n < 1:
             COMMANDS["step"].error(f"N must be at least 1, not {options.n}")
 
-        async def step() -> list[Any]:
+        async def step() -> tuple[list[Any], int, Any]:
+            handled: list[Any] = []
             if kernel.state is KernelState.ACTIVE:
                 await runtime.deactivate(kernel.id)
             if kernel.state is KernelState.DEACTIVATED:
                 await runtime.wait_paused(kernel.id, options.timeout)
-                if not kernel.queue_depth:  # it would wait for a message, which this notebook cannot send meanwhile
-                    return []
-            return await runtime.step(kernel.id, max(min(options.n, kernel.queue_depth), 1), options.timeout)
+            # With nothing queued it would wait for a message, which this notebook cannot send meanwhile.
+            if (queued := kernel.queue_depth) or kernel.state is not KernelState.DEACTIVATED:
+                handled = await runtime.step(kernel.id, max(min(options.n, queued), 1), options.timeout)
+            return handled, kernel.queue_depth, kernel.peek()
 
-        def then(handled: list[Any]) -> None:
+        def then(done: tuple[list[Any], int, Any]) -> None:
+            handled, queued, following = done
             for message in handled[:_LINES]:
                 print(f"handled: {brief(message)}")  # noqa: T201
             if len(handled) > _LINES:
                 print(f"handled: {_messages(len(handled) - _LINES)} more")  # noqa: T201
-            queued = kernel.queue_depth
-            what = f"{_messages(queued)} queued, next: {brief(kernel.peek())}" if queued else "nothing is queued"
+            what = f"{_messages(queued)} queued, next: {brief(following)}" if queued else "nothing is queued"
             print(f"{kernel.id} is {STATE_WORDS[kernel.state]}; {what}")  # noqa: T201
 
         finish(runtime, step, then=then)

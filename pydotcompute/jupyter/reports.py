@@ -84,12 +84,13 @@ class CrashReport(logging.Handler):
         lines = [record.getMessage()]
         error = record.exc_info[1] if record.exc_info else None
         if error is not None:
-            times = self._times(record, error)
-            if times == 1 or hasattr(record, "failed_kernel"):
+            over = hasattr(record, "failed_kernel")
+            times = self._times(record, error, over)
+            if times == 1:
                 lines += self._shell.InteractiveTB.structured_traceback(
                     type(error), error, error.__traceback__, tb_offset=0
                 )
-            elif times <= _LINES:
+            elif times <= _LINES or over:
                 lines = [f"{lines[0]}: {_of_one_line(error)}"]
             elif times & (times - 1):  # of the others only the 16th, the 32nd, the 64th, …
                 return
@@ -99,8 +100,8 @@ class CrashReport(logging.Handler):
             lines.append(f"To go on, correct its cell and run it again, or: {written('launch', kernel_id)}")
         print("\n".join(lines), file=sys.stderr)  # noqa: T201
 
-    def _times(self, record: logging.LogRecord, error: BaseException) -> int:
-        """How often this error, of this kernel and at this line, was told, this time included.
+    def _times(self, record: logging.LogRecord, error: BaseException, over: bool) -> int:
+        """How often this error, of this kernel and at this line, was told, this time included, until the kernel ended.
 
         A kernel that is started again fails perhaps thousands of times, and drawing a traceback takes its loop longer
         than starting it.
@@ -113,7 +114,7 @@ class CrashReport(logging.Handler):
         if len(self._told) > _KEYS:
             self._told.clear()
         self._told[key] += 1
-        return self._told[key]
+        return self._told.pop(key) if over else self._told[key]
 
 
 _LINES, _KEYS = 8, 1000

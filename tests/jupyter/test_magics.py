@@ -318,11 +318,12 @@ def test_max_restarts_and_window_limit_the_restarts(nb: NotebookKernel) -> None:
 
 @pytest.mark.parametrize("backoff", ["60", "'Backoff(60, jitter=0)'"])
 def test_backoff_delays_the_second_restart(nb: NotebookKernel, backoff: str) -> None:
+    # 30 s, the limit of a Backoff, less at most half of it
     nb.run("from pydotcompute import Backoff")
     nb.run(fragile(f"--policy on_failure --backoff {backoff}"))
     nb.run("await runtime.send_many('fragile', ['bad', 'bad'])")
     nb.run("import asyncio\nwhile 'restart 2' not in runtime['fragile'].waiting_for: await asyncio.sleep(0)")
-    assert nb.value("float(runtime['fragile'].waiting_for.split()[-2])") > 20
+    assert nb.value("float(runtime['fragile'].waiting_for.split()[-2])") > 14
 
 
 def test_a_step_has_a_policy_too(nb: NotebookKernel) -> None:
@@ -575,10 +576,14 @@ def test_a_kernel_that_was_started_again_says_so_below_its_cell(nb: NotebookKern
         nb.fail('await runtime.ask("talk", "crash")')
     nb.settle()
     assert defining.stderr.endswith("To go on, correct its cell and run it again, or: %ring restart talk\n")
-    # The traceback of the first failure, and of the final one; in between a line for each.
-    assert defining.stderr.count("----> 6") == 2
+    assert defining.stderr.count("----> 6") == 1  # that of the first failure; then a line for each
     assert "started again (3 of 3 in 60 s) (cell In" in defining.stderr
     assert "failed for good, after 3 restarts in 60 s" in defining.stderr
+    assert defining.stderr.count("ValueError: no such thing") == 4
+    nb.run("%ring restart talk")
+    nb.fail('await runtime.ask("talk", "crash")')
+    nb.settle()
+    assert defining.stderr.count("----> 6") == 2  # it was launched anew
 
 
 def test_what_a_storm_of_restarts_shows_is_bounded(nb: NotebookKernel) -> None:
