@@ -39,7 +39,7 @@ _SHAPES = {  # on 10 by 10 units
 
 _CELL = f"padding:3px 8px;text-align:right;border:0;border-bottom:{_LINE};white-space:nowrap"
 _LEFT = _CELL.replace("right", "left")
-_TEXT = _LEFT.replace("nowrap", "normal") + ";vertical-align:top;overflow-wrap:anywhere"
+_TEXT = _LEFT.replace("nowrap", "normal") + ";vertical-align:top;overflow-wrap:break-word"
 _COLUMNS = (
     "kernel",
     "state",
