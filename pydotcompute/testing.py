@@ -259,9 +259,13 @@ class _Watch:
     def _reach(self, now: float) -> bool:
         reached = [goal for goal in self._goals if goal.when <= now or goal.when == -math.inf]
         for goal in reached:
-            self._goals.remove(goal)
+            self._forget(goal)
             goal.end()
         return bool(reached)
+
+    def _forget(self, goal: _Goal) -> None:
+        with suppress(ValueError):  # another thread was quicker
+            self._goals.remove(goal)
 
     # -- who waits for it ----------------------------------------------------------------------------------------------
 
@@ -279,13 +283,12 @@ class _Watch:
         try:
             await goal.future
         finally:
-            if goal in self._goals:
-                self._goals.remove(goal)
+            self._forget(goal)
 
     def _give_up_late_goals(self) -> None:
         now = time.monotonic()
         for goal in [goal for goal in self._goals if goal.latest < now]:
-            self._goals.remove(goal)
+            self._forget(goal)
             goal.end(TimeoutError("; ".join(self._at_work()) or "; ".join(self._in_motion()) or "nothing is left"))
 
     def _in_motion(self) -> Iterator[str]:
@@ -375,7 +378,9 @@ class FakeClock(_Watch):
     ring kernels with messages that they can handle, and the test itself where it is synchronous and does not wait in
     ``runtime.sync``. Of other threads and processes it knows nothing; `patience` leaves these some real time.
 
-    At its end the loop's time is the real one again; what waits then has as long to wait as it had left.
+    At its end the loop's time is the real one again; what waits then has as long to wait as it had left. While a timer
+    sets itself anew for ever, time runs on for as long as the test waits for something else. A fixture that enters the
+    clock for coroutines is one itself.
 
     Args:
         runtimes: those whose event loops go by it, beside the running one.
