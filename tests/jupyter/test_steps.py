@@ -362,8 +362,8 @@ def test_restart_compiles_the_latest_definition(steps: NotebookKernel, loop: str
     ("line", "completed"),
     [
         ("%%ring_kernel --inst", ["%%ring_kernel --instances"]),
-        ("%%ring_kernel --b", ["%%ring_kernel --backend", "%%ring_kernel --backpressure", "%%ring_kernel --boundscheck",
-                               "%%ring_kernel --buffers"]),
+        ("%%ring_kernel --b", ["%%ring_kernel --backend", "%%ring_kernel --backoff", "%%ring_kernel --backpressure",
+                               "%%ring_kernel --boundscheck", "%%ring_kernel --buffers"]),
         ("%%ring_kernel --backend ", [f"%%ring_kernel --backend {name}" for name in
                                       ("auto", "cpu", "cuda", "interpreted")]),
         ("%%ring_kernel --backend in", ["%%ring_kernel --backend interpreted"]),
