@@ -562,7 +562,7 @@ class CompiledKernel(RingKernel):
                 continue
             self._give_back(self._take_back())
             if self._restarting is not None or (top := box._top()) < 0:
-                await self._change()
+                await self._move_or_idle()
                 continue
             message = box._level(top)[0][0]
             if not box._feed(top):

@@ -687,7 +687,7 @@ class RingKernelRuntime:
                 while kernel.state is not KernelState.DEACTIVATED:
                     if kernel.state.over:
                         raise kernel._unusable()
-                    await kernel._change()
+                    await kernel._move_or_idle()
                 await kernel._until_stop()
         except TimeoutError:
             raise QueueTimeoutError(f"{kernel!r} was not paused within {timeout:g} s") from None

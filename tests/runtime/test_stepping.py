@@ -17,6 +17,7 @@ from pydotcompute.exceptions import (
     QueueTimeoutError,
 )
 from pydotcompute.runtime import KernelState
+from pydotcompute.testing import FakeClock
 
 pytestmark = pytest.mark.may_block  # looking at a queue on another loop waits for that loop
 
@@ -390,9 +391,19 @@ async def test_what_was_in_the_ring_can_be_looked_at_and_goes_on(runtime, launch
     await kernel.activate()
     await kernel.deactivate()
     await kernel.wait_paused(timeout=5)
-    await kernel.send_batch(np.array([(n,) for n in range(1000)], Number.dtype)) if hasattr(Number, "dtype") else None
+    await kernel.send_batch(np.array([(n,) for n in range(1000)], Number.dtype))
     assert queued(kernel)[:3] == [0, 1, 2]
     kernel.discard(1)
     await kernel.reactivate()
     await runtime.wait_idle(timeout=5)
     assert kernel.statistics().processed == 999
+
+
+async def test_who_waits_for_messages_to_step_or_for_a_pause_keeps_nothing_busy(runtime, launch):
+    kernel = await launch()
+    with FakeClock(runtime):  # time passes only while nothing is to be done
+        with pytest.raises(QueueTimeoutError):
+            await kernel.step(1, timeout=3600)
+        await kernel.reactivate()
+        with pytest.raises(QueueTimeoutError):
+            await kernel.wait_paused(timeout=3600)
