@@ -19,6 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from io import FileIO
 from operator import attrgetter
@@ -32,8 +33,9 @@ import numpy as np
 from msgpack import Packer, Unpacker, unpackb
 
 from .. import __version__
-from ..exceptions import RecordingError, RuntimeClosedError
-from ..messages import DEFAULT_PRIORITY, decode, encode
+from ..exceptions import MessageEncodeError, RecordingError, RuntimeClosedError
+from ..messages import DEFAULT_PRIORITY, decode, encode, is_message_type
+from ..messages import message as message_class
 from ..messages.codec import MAX_BYTES
 from ..messages.message import type_name
 from ..telemetry.observer import Delivery, Observer
@@ -105,6 +107,16 @@ class RecordedLink:
     target_id: str
 
 
+@message_class
+class Plain:
+    """How a value is recorded that is of no class of ``@message``: a text, a number, a tuple, an array."""
+
+    value: Any
+
+
+_PLAIN = type_name(Plain)
+
+
 class _WithContent:
     __slots__ = ()
 
@@ -120,7 +132,8 @@ class _WithContent:
         """
         if isinstance(self.content, str):
             raise RecordingError(f"the recording holds no {self.content}: put @message on that class")
-        return decode(self.content)
+        recorded = decode(self.content)
+        return recorded.value if type(recorded) is Plain else recorded
 
     @property
     def type(self) -> str:
@@ -134,7 +147,8 @@ class _WithContent:
             header = unpacker.unpack()
         except Exception:  # noqa: BLE001 - of msgpack, whatever the bytes are
             header = None
-        return header.partition(" ")[0] if isinstance(header, str) else "?"
+        name = header.partition(" ")[0] if isinstance(header, str) else "?"
+        return name if name != _PLAIN else type(self.message).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,7 +426,11 @@ class Recording(Observer):
 
     def _encoded(self, message: Any) -> bytes | str:
         try:
-            return encode(message)
+            if is_message_type(type(message)):
+                return encode(message)
+            with suppress(MessageEncodeError):
+                return encode(Plain(message))
+            return encode(message)  # which says what to do about it
         except Exception as error:  # noqa: BLE001 - an object of the user's, which may do anything
             name = type_name(type(message))
             if name not in self.skipped:

@@ -313,6 +313,23 @@ async def test_of_what_has_no_encoding_the_class_is_recorded(runtime, start, pat
         _ = messages[0].message
 
 
+async def test_plain_values_are_recorded(runtime, start, path):
+    async def echo(ctx):
+        async for what in ctx:
+            await ctx.send(what)
+
+    await start(echo)
+    values = ["text", 3, 2.5, b"bytes", ("a", 1), {"k": [1, 2]}, np.arange(3), True]
+    with runtime.record(path) as recording:
+        for value in values:
+            await runtime.ask("echo", value)
+    assert not recording.skipped
+    recorded = of(read_log(path), RecordedMessage)
+    assert [repr(one.message) for one in recorded] == [repr(value) for value in values]
+    assert [one.type for one in recorded] == [type(value).__name__ for value in values]
+    assert (await runtime.replay(path)).ok
+
+
 async def test_objects_that_cannot_be_looked_at_disturb_nobody(runtime, start, path):
     @message
     class Thorny:
