@@ -1174,8 +1174,9 @@ class RingKernel:
             async with asyncio.timeout(timeout):
                 await self._steps(n, handled)
         except TimeoutError:
+            done = len(handled) - self.busy  # the last may be in hand
             raise QueueTimeoutError(
-                f"{self.id!r} handled {len(handled)} of {n} messages within {timeout:g} s; it is {self.outlook}"
+                f"{self.id!r} handled {done} of {n} messages within {timeout:g} s; it is {self.outlook}"
             ) from None
         finally:
             self._stepping = False

@@ -407,3 +407,17 @@ async def test_who_waits_for_messages_to_step_or_for_a_pause_keeps_nothing_busy(
         await kernel.reactivate()
         with pytest.raises(QueueTimeoutError):
             await kernel.wait_paused(timeout=3600)
+
+
+async def test_a_message_that_is_still_in_hand_when_the_time_is_over_was_not_handled(start, gate):
+    go_on = gate()
+
+    async def slow(ctx):
+        async for _ in ctx:
+            await go_on.wait()
+
+    kernel = await start(slow, activate=False)
+    await kernel.send(1)
+    with pytest.raises(QueueTimeoutError, match=r"handled 0 of 1 messages .* handling a message"):
+        await kernel.step(timeout=0.02)
+    go_on.open()
