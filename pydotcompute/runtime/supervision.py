@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 When = Literal["never", "on_failure", "always"]
 Strategy = Literal["one_for_one", "one_for_all"]
 
-MAX_RESTARTS, WINDOW = 3, 60.0
+MAX_RESTARTS, WINDOW, LONGEST_WAIT = 3, 60.0, 30.0
 PATIENCE = 5.0
 """Seconds that a kernel which is to be started again has for the message in hand; then its body is cancelled."""
 
@@ -38,7 +38,7 @@ class Backoff:
 
     first: float = 0.1
     factor: float = 2.0
-    limit: float = 30.0
+    limit: float = LONGEST_WAIT
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
@@ -52,6 +52,8 @@ class Backoff:
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
                 raise DefinitionError(f"{name} of a Backoff must be a number {bounds}, not {value!r}")
+        if self.first > self.limit:
+            raise DefinitionError(f"limit of a Backoff must be at least first={self.first:g}, not {self.limit:g}")
 
     def wait(self, number: int) -> float:
         """Seconds before the `number`-th restart of a window, which is at least 1."""
@@ -137,7 +139,7 @@ def policy_of(name: str, options: dict[str, Any]) -> Policy:
             raise DefinitionError(
                 f"backoff of {name!r} must be a number of seconds, a Backoff, or None for no waiting; not {backoff!r}"
             )
-        backoff = Backoff(float(backoff))
+        backoff = Backoff(float(backoff), limit=max(float(backoff), LONGEST_WAIT))
     if not isinstance(given["keep_state"], bool):
         raise DefinitionError(f"keep_state of {name!r} must be True or False, not {given['keep_state']!r}")
     if hook is not None and not callable(hook):

@@ -570,6 +570,13 @@ def test_options_that_cannot_be_are_refused(options, text):
         ring_kernel("counter", **options)(count_async)
 
 
+def test_a_long_backoff_is_not_cut_short():
+    policy = ring_kernel("counter", restart="on_failure", backoff=600)(count_async).policy
+    assert 300 <= policy.backoff.wait(2) <= 600
+    with pytest.raises(DefinitionError, match="limit of a Backoff must be at least first=60"):
+        Backoff(60.0)
+
+
 @pytest.mark.parametrize("field", ["first", "factor", "limit", "jitter"])
 def test_a_backoff_that_cannot_be_is_refused(field):
     with pytest.raises(DefinitionError, match=field):
