@@ -232,6 +232,7 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+_RESTART_WITH_VALUE = re.compile(rf"--restart[\s=]+({'|'.join(get_args(When))})\b")
 _INSTANCE = re.compile(r"(.+)\[(-?\d+)\]")
 _HEAD = re.compile(
     r"""\s*(?:--[\w-]+(?:=|\s+)\S+\s+)*(?:"[^"]*"|'[^']*'|(?!--)\S+)""",
@@ -263,6 +264,8 @@ class RingMagics(Magics):
         A kernel that runs under that id gets the new body between two messages and keeps its mailbox and its state.
         """
         __tracebackhide__ = True  # an error in the cell is shown from the cell on
+        if policy := _RESTART_WITH_VALUE.search(line):
+            CELL.error(f"--restart starts afresh; what happens at a failure is --policy {policy[1]}")
         options = CELL.read(line)
         namespace = self._shell.user_ns
         code, name = self._compiled(line, cell)
@@ -405,6 +408,8 @@ class RingMagics(Magics):
         if options.n < 1:
             COMMANDS["step"].error(f"N must be at least 1, not {options.n}")
 
+        failures = kernel.statistics().errors
+
         async def step() -> tuple[list[Any], int, Any]:
             handled: list[Any] = []
             if kernel.state is KernelState.ACTIVE:
@@ -422,6 +427,10 @@ class RingMagics(Magics):
                 print(f"handled: {brief(message)}")  # noqa: T201
             if len(handled) > _LINES:
                 print(f"handled: {_messages(len(handled) - _LINES)} more")  # noqa: T201
+            if (failed := kernel.statistics().errors - failures) > 0:
+                error = kernel.last_exception
+                times = f" {failed} times, the last" if failed > 1 else ""
+                print(f"it failed{times} with {type(error).__name__}: {error}")  # noqa: T201
             what = f"{_messages(queued)} queued, next: {brief(following)}" if queued else "nothing is queued"
             print(f"{kernel.id} is {STATE_WORDS[kernel.state]}; {what}")  # noqa: T201
 
@@ -486,6 +495,8 @@ class RingMagics(Magics):
             trace, _trace = _trace, None
             trace.stop()
             return trace
+        if options.kernel_ids in (["stop"], ["start"]) and options.kernel_ids[0] not in runtime.kernels:
+            COMMANDS["trace"].error("`%ring trace` begins a trace, `%ring trace --stop` ends it")
         kernels = _known(runtime, options.kernel_ids)
         if _trace is not None:
             print(f"the trace before is given up, with {len(_trace):,} events")  # noqa: T201

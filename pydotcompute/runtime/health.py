@@ -163,7 +163,7 @@ class Probe:
         error = error_text(kernel.exception or kernel.last_exception)
         wait = kernel.waiting_for
         if state is KernelState.FAILED:
-            reason = f"failed: {error}" + (f", for good, {kernel._gave_up}" if kernel._gave_up else "")
+            reason = f"failed for good, {kernel._gave_up}: {error}" if kernel._gave_up else f"failed: {error}"
         elif state is KernelState.TERMINATED:
             reason = "has ended"
         elif kernel._restarting is not None:

@@ -349,8 +349,9 @@ def ring_kernel(
         max_restarts: how many restarts there may be within `window`; with the failure after these it is FAILED.
         window: seconds.
         max_retries: how often the message in hand at a failure is handed out again, ahead of the others of its
-            priority; then it is a dead letter. 0: each message is handled at most once, and completely or not at all
-            as far as the kernel goes. An ask stays pending meanwhile.
+            priority; then it is a dead letter. Each time counts as a restart, so `max_restarts` should be more. 0: each
+            message is handled at most once, and completely or not at all as far as the kernel goes. An ask stays
+            pending meanwhile.
         backoff: seconds before the second restart in the window, twice that before the third, and so on; the first
             comes at once. A `Backoff` says more, None is no waiting.
         keep_state: whether a restart keeps ``ctx.state``, or the state of a step; else it is made anew.

@@ -795,7 +795,7 @@ class RingKernelRuntime:
             return await self._hop(
                 lambda: self.supervise(*kernel_ids, strategy=strategy, max_restarts=max_restarts, window=window)
             )
-        kernels = [self._find(kernel_id) for kernel_id in dict.fromkeys(kernel_ids)]
+        kernels = list(dict.fromkeys(map(self._find, kernel_ids)))
         return group_of(self, kernels, strategy, max_restarts, window)
 
     # -- observers -----------------------------------------------------------------------------------------------------

@@ -232,7 +232,7 @@ class SupervisionGroup:
             for other in self._others(kernel):
                 if not other._gave_up and other._begun:
                     other._gave_up = f"together with {kernel.id!r}, which failed {kernel._gave_up}"
-                    error = KernelKilledError(f"{kernel.id!r}, of the same one_for_all group, failed for good")
+                    error = KernelKilledError(f"its one_for_all group is given up, with {kernel.id!r}")
                     error.__cause__ = kernel.exception
                     other._kill(error)
 

@@ -147,7 +147,10 @@ class Topics:
 
     async def publish(self, topic: str, message: Any) -> int:
         """`RingKernelRuntime.publish`, on the runtime's loop."""
-        targets = self._known.get(topic)
+        try:
+            targets = self._known.get(topic)
+        except TypeError:  # it is no text, which will be said
+            targets = None
         if targets is None:
             targets = self._subscribers(checked_topic(topic))
         refused: Refused = []

@@ -173,6 +173,8 @@ class MetricsServer:
     """
 
     def __init__(self, runtime: Runtime, port: int = 0, address: str = "127.0.0.1") -> None:
+        if not 0 <= port < 1 << 16:
+            raise ValueError(f"port must be an integer from 0 to 65535, 0 for any that is free; not {port!r}")
         registry = CollectorRegistry(auto_describe=False)
         registry.register(collector(runtime))
         self._server = make_server(

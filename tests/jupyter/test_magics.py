@@ -792,6 +792,20 @@ def test_step(nb: NotebookKernel, loop: str) -> None:
     assert nb.value('[await runtime.receive("echo") for _ in range(2)]') == [1, [2, 3]]
 
 
+def test_a_step_says_what_failed(nb: NotebookKernel) -> None:
+    nb.run(fragile("--policy on_failure --max-retries 1"))
+    nb.run("%ring pause fragile\n%ring send fragile 'bad'\n%ring send fragile 'good'")
+    cell = nb.run("%ring step fragile")
+    assert "handled: 'bad'\nit failed with ValueError: a bad one\nfragile is paused; 2 messages queued" in cell.stdout
+    assert "failed" not in nb.run("import time\n%ring peek fragile").stdout
+
+
+def test_words_that_are_no_kernels_and_no_policies_of_restart(nb: NotebookKernel) -> None:
+    nb.run(ECHO)
+    assert "`%ring trace --stop` ends it" in nb.fail("%ring trace stop").text
+    assert "is --policy on_failure" in nb.fail(fragile("--restart on_failure")).text
+
+
 def test_a_step_shows_few_of_many_messages(nb: NotebookKernel) -> None:
     nb.run(ECHO)
     nb.run("%ring pause echo\nawait runtime.send_many('echo', range(1000))")

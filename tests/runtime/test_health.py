@@ -181,7 +181,7 @@ async def test_a_kernel_that_was_given_up_says_after_what(runtime, start, settle
 
     await start(body, "shaky", restart="on_failure", max_restarts=2, backoff=None)
     await runtime.wait_ended("shaky")
-    assert runtime.health()["shaky"].reason == "failed: ValueError: no, for good, after 2 restarts in 60 s"
+    assert runtime.health()["shaky"].reason == "failed for good, after 2 restarts in 60 s: ValueError: no"
 
 
 async def test_quiet_is_the_time_since_it_took_its_last_message(runtime, start):

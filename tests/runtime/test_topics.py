@@ -344,3 +344,8 @@ def test_few_places_are_looked_at_among_many_patterns():
         places.extend(node.following.values())
     assert table.matching("sensors.city7.temperature") == ["k7"]
     assert looked < 30
+
+
+async def test_what_is_no_topic_says_so(runtime):
+    with pytest.raises(TypeError, match="a topic"):
+        await runtime.publish([1], "message")

@@ -316,3 +316,9 @@ except ModuleNotFoundError as error:
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "counters for Prometheus need its client: pip install prometheus-client\n"
+
+
+async def test_a_port_that_cannot_be_says_so():
+    async with RingKernelRuntime() as runtime:
+        with pytest.raises(ValueError, match="port must be an integer from 0 to 65535"):
+            runtime.serve_metrics(99_999_999)
