@@ -478,6 +478,7 @@ class CompiledKernel(RingKernel):
 
     def _take_back(self) -> list[Entry]:
         """What is in the ring; only while it rests."""
+        self._box.is_held = False
         left: list[Entry] = []
         for message, instance, ticket in self._executor.retrieve():
             sink, handled = self._asks.pop(ticket, None), self._flying.pop(ticket, None)

@@ -232,6 +232,8 @@ class Intake(Mailbox):
             # What goes with a ticket comes back to the host, and so do the replies that are to come behind it.
             if sink is None and len(kernel._out) + len(kernel._flying) + self._executor.depth >= kernel._out.capacity:
                 self.is_held = True
+                if self._executor.depth:  # what is in the ring may send no reply
+                    kernel._arm(Event.IDLE)
                 return False
             handled = entry if type(entry) is Delivery else delivery(entry, kernel.id)
         ticket = next(kernel._tickets) if sink is not None or handled is not None else 0

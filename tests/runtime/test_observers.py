@@ -398,3 +398,21 @@ async def test_a_kernel_that_sends_of_its_own_accord_is_the_source(runtime, star
     await runtime.wait_ended("feed")
     await runtime.send("second", Number(3))
     assert sources == [(1, "feed", None), (2, "feed", None), (3, None, None)]
+
+
+@pytest.mark.parametrize("backend", ["interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
+async def test_an_observed_kernel_goes_on_when_what_was_in_its_ring_sent_no_reply(runtime, start, backend):
+    def silent(state: None, msg: Number, out: Number) -> bool:
+        out.n = msg.n
+        return msg.n > 100
+
+    kernel = await start(silent, backend=backend, queue_size=4)
+    await kernel.deactivate()
+    await kernel.wait_paused(timeout=5)
+    for n in range(3):
+        await kernel.send(Number(n))
+    await kernel.reactivate()
+    notes = Notes()
+    runtime.observe(notes)
+    await asyncio.wait_for(kernel.send_many([Number(n) for n in (1, 2, 3, 4, 101)]), 5)
+    assert (await kernel.receive(timeout=5)).n == 101
