@@ -358,6 +358,7 @@ class CompiledKernel(RingKernel):
         self.definition, self._successor = definition, None
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._box.adopt(definition)
+        self._limit = None
         self.version += 1
         self._tell_watchers()
 
@@ -455,7 +456,8 @@ class CompiledKernel(RingKernel):
 
     async def _end_failed(self, failure: BaseException, left: list[Entry]) -> None:
         await self._cut_off()
-        if self.state.over:
+        if self.state.over:  # it was terminated meanwhile
+            self._bury_left(left, "failed", "the kernel failed while it had it in hand")
             return
         self.exception = self.last_exception = failure
         self._successor = None
@@ -562,9 +564,10 @@ class CompiledKernel(RingKernel):
                 await asyncio.sleep(0.001)
                 continue
             self._give_back(self._take_back())
-            if self._restarting is not None or (top := box._top()) < 0:
+            if self._restarting is not None or not (len(box) or box.take_rest_over()):
                 await self._move_or_idle()
                 continue
+            top = box._top()
             message = box._level(top)[0][0]
             if not box._feed(top):
                 await asyncio.sleep(0.001)  # until a reply is taken

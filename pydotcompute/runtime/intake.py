@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import InstanceError, MessageTypeError
-from ..messages import DEFAULT_PRIORITY, layout
+from ..messages import DEFAULT_PRIORITY, from_records, layout
 from ..telemetry.observer import Delivery, delivery
 from .executor import BY_KEY, NOTHING, Event
 from .kernel import PATIENCE
@@ -206,6 +206,18 @@ class Intake(Mailbox):
                 loop.call_soon(self.pump)
         if self._kernel._watchers:
             self._kernel._watch_idle()
+
+    def take_rest_over(self) -> bool:
+        """Put the first record that waits for room into the mailbox, for who steps the kernel. False: none waits."""
+        if not self._rests:
+            return False
+        rest = self._rests[0]
+        message: Any = from_records(self._kernel.definition.message_type, rest.records[:1])[0]
+        rest.records = rest.records[1:]
+        if not len(rest.records):
+            self._rests.popleft().wait.set(None)
+        self._insert((message, rest.instance, None), DEFAULT_PRIORITY)
+        return True
 
     def _put_rests(self) -> None:
         while self._rests:

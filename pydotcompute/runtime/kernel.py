@@ -872,7 +872,7 @@ class RingKernel:
         self._renewal = keep_state
 
         def hurry() -> None:
-            if self._task is task and not task.done():
+            if self._task is task and self._renewal is not None and not task.done():
                 self._kill(
                     KernelKilledError(f"{self.id!r} was to begin again and did not come to the end of a message")
                 )

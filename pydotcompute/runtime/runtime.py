@@ -701,7 +701,8 @@ class RingKernelRuntime:
         A kernel that has ended is launched again from its latest definition and activated, with an empty mailbox.
 
         Args:
-            keep_state: whether its state is kept; one that has ended makes it anew.
+            keep_state: whether its state is kept; one that has ended makes it anew. A kernel that waits to begin again
+                anyway does so at once, with the state that its policy gives it.
             timeout: seconds to wait until it has begun again. A body that does not come back from the message in hand
                 within 5 s is cancelled, which is a failure with that message.
 

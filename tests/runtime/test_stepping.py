@@ -421,3 +421,21 @@ async def test_a_message_that_is_still_in_hand_when_the_time_is_over_was_not_han
     with pytest.raises(QueueTimeoutError, match=r"handled 0 of 1 messages .* handling a message"):
         await kernel.step(timeout=0.02)
     go_on.open()
+
+
+@pytest.mark.parametrize("backend", ["interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
+async def test_records_that_wait_for_room_are_stepped_too(start, eventually, backend):
+    kernel = await start(square_step, "square", backend=backend, state=Tally, queue_size=4)
+    sending = asyncio.ensure_future(kernel.send_batch(np.array([(n,) for n in range(20)], Number.dtype)))
+    await eventually(lambda: kernel._out.blocked and kernel._box._rests)
+    await kernel.deactivate()
+    await kernel.wait_paused(timeout=5)
+    found = []
+    while len(found) < 20:
+        while len(kernel._out):
+            found.append(int((await kernel.receive(timeout=5)).n))
+        if len(found) < 20:
+            await kernel.step(timeout=5)
+    await sending
+    assert found == [n * n for n in range(20)]
+    assert kernel.state is KernelState.DEACTIVATED

@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import logging
+from contextlib import suppress
 from typing import Annotated
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pydotcompute import Backoff, KernelContext, Record, Shape, message, ring_kernel
+from pydotcompute import Backoff, KernelContext, Record, RingKernelRuntime, Shape, message, ring_kernel
 from pydotcompute.exceptions import (
     DefinitionError,
     KernelFailedError,
@@ -673,3 +674,55 @@ async def test_a_state_that_cannot_be_made_anew_ends_the_kernel(runtime, start, 
     assert await runtime.wait_ended("counter") is KernelState.FAILED
     assert kernel.restarts == 0
     assert [letter.message.n for letter in runtime.dead_letters] == [BAD]
+
+
+@pytest.mark.parametrize("passes", range(1, 9))
+async def test_what_a_connected_kernel_failed_with_is_not_lost_when_it_is_terminated(runtime, launch, passes):
+    await launch("source")
+    target = await launch("target")
+    await runtime.connect("source", "target")
+    asks = [asyncio.ensure_future(target.ask(Number(n))) for n in (BAD, 1)]
+    for _ in range(passes):
+        await asyncio.sleep(0)
+    with suppress(KernelFailedError, KernelStateError):  # it has ended of itself
+        await runtime.terminate("target", drain=False, timeout=2)
+    results = await asyncio.wait_for(asyncio.gather(*asks, return_exceptions=True), 5)
+    assert all(isinstance(result, KernelStateError | KernelFailedError | Number) for result in results)
+    lost = [letter for letter in runtime.dead_letters if letter.kernel_id == "target" and not letter.is_reply]
+    statistics = target.statistics()
+    assert statistics.received == statistics.processed + len(lost)
+
+
+@pytest.mark.parametrize("kind", ["async", "interpreted"])
+async def test_a_new_definition_brings_a_new_limit(launch, kind):
+    kernel = await launch(restart="on_failure", max_restarts=1, backoff=None)
+    with pytest.raises(KernelFailedError):
+        await kernel.ask(Number(BAD))
+    options = {} if kind == "async" else {"backend": kind, "state": Tally, "boundscheck": True}
+    ring_kernel("counter", restart="on_failure", max_restarts=2, backoff=None, **options)(kernel.definition.body)
+    while kernel.version < 2:
+        await asyncio.sleep(0)
+    for _ in range(2):
+        with pytest.raises(KernelFailedError, match="goes on with the next"):
+            await kernel.ask(Number(BAD))
+    assert kernel.restarts == 3
+
+
+async def test_a_kernel_that_was_to_begin_again_has_the_time_to_end_that_terminate_gives_it():
+    @ring_kernel
+    async def slow(ctx: KernelContext[Number, Number]):
+        async for _ in ctx:
+            await asyncio.sleep(4)
+
+    async with RingKernelRuntime() as runtime:
+        with FakeClock():
+            kernel = await runtime.launch(slow)
+            await kernel.activate()
+            await kernel.send_many([Number(n) for n in range(5)])
+            await asyncio.sleep(1)
+            restart = asyncio.ensure_future(kernel.restart(timeout=100))
+            await asyncio.sleep(0.1)
+            await kernel.terminate(timeout=60)
+            with pytest.raises(KernelStateError, match="TERMINATED"):
+                await restart
+    assert (kernel.state, kernel.statistics().processed) == (KernelState.TERMINATED, 5)
