@@ -35,7 +35,7 @@ from weakref import WeakKeyDictionary
 
 from .exceptions import KernelKilledError, LoopError, QueueTimeoutError
 from .runtime import KernelContext, RingKernelRuntime
-from .runtime.checks import checked_timeout, is_count
+from .runtime.checks import checked_timeout, is_count, is_number
 from .runtime.compiled import CompiledKernel
 from .runtime.kernel import RingKernel, _runtimes, definition_of
 from .runtime.scheduler import Wait
@@ -104,7 +104,7 @@ def _nothing() -> None:
 
 
 def _check(name: str, seconds: Any) -> None:
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+    if not is_number(seconds):
         raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
     if not 0 <= seconds < math.inf:
         raise ValueError(f"{name} must be 0 or more and finite, not {seconds!r}")

@@ -16,10 +16,15 @@ def checked_timeout(timeout: Any) -> None:
     """
     if timeout is None:
         return
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+    if not is_number(timeout):
         raise TypeError(f"timeout must be a number of seconds or None, not {timeout!r}")
     if not 0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be 0 or more and finite (None waits for ever), not {timeout!r}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is an int or a float; a bool is not."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def is_count(value: Any, least: int = 1) -> bool:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from .checks import is_number
 from .compiled import CompiledKernel
 from .dead_letters import error_text
 from .lifecycle import KernelState
@@ -111,7 +112,7 @@ class Probe:
         self._seen: WeakKeyDictionary[RingKernel, tuple[int, int | None, int | None]] = WeakKeyDictionary()
 
     def look(self, stalled_after: Any) -> Health:
-        if isinstance(stalled_after, bool) or not isinstance(stalled_after, int | float) or not stalled_after >= 0:
+        if not (is_number(stalled_after) and stalled_after >= 0):
             raise ValueError(f"stalled_after must be a number of seconds of at least 0, not {stalled_after!r}")
         runtime = self._runtime
         lag, stands_still = self._lag()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import DefinitionError
 from ..messages import Record, is_message_type, layout, to_records
-from .checks import is_count
+from .checks import is_count, is_number
 from .executor import Engine, Program
 from .executor import backend as backend_of
 from .kernel import RingKernelDefinition, evaluated, unreadable
@@ -52,7 +52,7 @@ class StepDefinition(RingKernelDefinition):
             raise DefinitionError(f"instances of {name!r} must be an integer of at least 1, not {instances!r}")
         if not isinstance(boundscheck, bool):
             raise DefinitionError(f"boundscheck of {name!r} must be True or False, not {boundscheck!r}")
-        if quantum is not None and quantum != "auto" and not (_is_number(quantum) and 0 < quantum < float("inf")):
+        if quantum is not None and quantum != "auto" and not (is_number(quantum) and 0 < quantum < float("inf")):
             raise DefinitionError(
                 f"quantum of {name!r} must be 'auto', None or a number of seconds above 0, not {quantum!r}"
             )
@@ -179,10 +179,6 @@ class StepDefinition(RingKernelDefinition):
 
 def _dtype(cls: type | None) -> np.dtype[np.void] | None:
     return layout(cls).dtype if cls is not None else None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _parameters(

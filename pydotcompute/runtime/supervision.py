@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from ..exceptions import DefinitionError, KernelKilledError, KernelStateError
-from .checks import is_count
+from .checks import is_count, is_number
 
 if TYPE_CHECKING:
     from .kernel import RingKernel
@@ -49,7 +49,7 @@ class Backoff:
             ("jitter", 0, 1),
         ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            if not (is_number(value) and low <= value <= high):
                 bounds = f"from {low} to {high}" if high < math.inf else f"of at least {low}"
                 raise DefinitionError(f"{name} of a Backoff must be a number {bounds}, not {value!r}")
         if self.first > self.limit:
@@ -130,12 +130,12 @@ def policy_of(name: str, options: dict[str, Any]) -> Policy:
         if not is_count(given[option], least=0):
             raise DefinitionError(f"{option} of {name!r} must be an integer of at least 0, not {given[option]!r}")
     window, backoff, hook = given["window"], given["backoff"], given["on_restart"]
-    if isinstance(window, bool) or not isinstance(window, int | float) or not window > 0:
+    if not (is_number(window) and window > 0):
         raise DefinitionError(f"window of {name!r} must be a number of seconds above 0, not {window!r}")
     if backoff is None:
         backoff = NO_WAIT
     elif not isinstance(backoff, Backoff):
-        if isinstance(backoff, bool) or not isinstance(backoff, int | float) or not 0 <= backoff < math.inf:
+        if not (is_number(backoff) and 0 <= backoff < math.inf):
             raise DefinitionError(
                 f"backoff of {name!r} must be a number of seconds, a Backoff, or None for no waiting; not {backoff!r}"
             )
@@ -255,7 +255,7 @@ def group_of(
         raise ValueError(f"strategy must be one of {', '.join(get_args(Strategy))}; not {strategy!r}")
     if not is_count(max_restarts):
         raise ValueError(f"max_restarts must be an integer of at least 1, not {max_restarts!r}")
-    if isinstance(window, bool) or not isinstance(window, int | float) or not window > 0:
+    if not (is_number(window) and window > 0):
         raise ValueError(f"window must be a number of seconds above 0, not {window!r}")
     for kernel in kernels:
         if kernel.state.over:

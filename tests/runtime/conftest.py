@@ -98,6 +98,12 @@ async def runtime(loop_mode: str) -> AsyncIterator[RingKernelRuntime]:
         await runtime.close(drain=False, timeout=1)
 
 
+@pytest.fixture(params=["async", "interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
+def kind(request: pytest.FixtureRequest) -> str:
+    """What runs a ring kernel: the event loop, or the backend of a compiled one."""
+    return request.param
+
+
 @pytest.fixture
 def start(runtime: RingKernelRuntime) -> Callable[..., Any]:
     """``await start(body, "id", queue_size=3)``: define, launch and activate; the handle."""

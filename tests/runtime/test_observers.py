@@ -66,11 +66,6 @@ def double_step(state: None, msg: Number, out: Number) -> bool:
     return True
 
 
-@pytest.fixture(params=["async", "interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 def launch(runtime, kind):
     async def launch(kernel_id="double", *, activate=True, **options):

@@ -43,11 +43,6 @@ def square_step(state: Tally, msg: Number, out: Number) -> bool:
     return True
 
 
-@pytest.fixture(params=["async", "interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 def launch(runtime, kind):
     """``await launch("a", queue_size=...)``: a kernel of this kind that squares, launched."""

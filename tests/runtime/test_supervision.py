@@ -53,11 +53,6 @@ def count_step(state: Tally, msg: Number, out: Number) -> bool:
     return True
 
 
-@pytest.fixture(params=["async", "interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
-def kind(request):
-    return request.param
-
-
 @pytest.fixture
 def launch(runtime, kind):
     """``await launch("a", restart=...)``: a kernel of this kind that counts, launched and activated."""
