@@ -188,10 +188,15 @@ class RingKernelRuntime:
             )
         future: Future[T] = Future()
         task: asyncio.Task[None] | None = None
+        caller = get_ident()
 
         def begin() -> None:
             nonlocal task
-            if not future.cancelled():
+            if blocks:  # it stands still from now on; until now it was at work to get here
+                self._posted[future] = caller
+            if future.cancelled():
+                self._posted.pop(future, None)
+            else:
                 task = loop.create_task(carry())
 
         async def carry() -> None:
@@ -212,18 +217,18 @@ class RingKernelRuntime:
                     unclaimed(args[0], result)
 
         def stop(_: Future[T]) -> None:
-            del self._posted[future]
+            self._posted.pop(future, None)
             if future.cancelled():
                 with suppress(RuntimeError):  # the loop is closed
                     loop.call_soon_threadsafe(lambda: task is not None and task.cancel())
 
-        self._posted[future] = get_ident() if blocks else 0
+        future.add_done_callback(stop)
+        self._posted[future] = 0
         try:
             loop.call_soon_threadsafe(begin)
         except RuntimeError:  # it was closed just now
             del self._posted[future]
             raise _closed_error() from None
-        future.add_done_callback(stop)
         if self._thread is not None:
             self._thread.answer_at_end(future)
         return future

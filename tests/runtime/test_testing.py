@@ -414,6 +414,32 @@ def test_in_a_synchronous_test_time_passes_only_while_that_waits():
         runtime.sync.close()
 
 
+@pytest.mark.parametrize("held_up", ["before", "after"])
+def test_a_synchronous_test_that_is_held_up_on_its_way_to_the_loop_has_no_time_pass(held_up, monkeypatch):
+    runtime = RingKernelRuntime("thread")
+    try:
+        runtime.sync.launch(ring_kernel("ticking", state=None)(ticking))
+        runtime.sync.activate("ticking")
+        with FakeClock(runtime) as clock:
+            main, post = threading.get_ident(), runtime._loop.call_soon_threadsafe
+
+            def slowly(*args):
+                here = threading.get_ident() == main
+                if here and held_up == "before":
+                    time.sleep(0.02)
+                handle = post(*args)
+                if here and held_up == "after":
+                    time.sleep(0.02)
+                return handle
+
+            monkeypatch.setattr(runtime._loop, "call_soon_threadsafe", slowly)
+            runtime.sync.send("ticking", Ping(1))
+            assert clock.elapsed == 0
+            monkeypatch.undo()
+    finally:
+        runtime.sync.close()
+
+
 async def test_a_runtime_that_is_closed_meanwhile_does_no_harm(loop_mode, quickly):
     runtime = RingKernelRuntime(loop_mode)
     with FakeClock(runtime) as clock:
