@@ -19,7 +19,7 @@ import comm as jupyter_comm
 
 from . import schema
 
-GONE = "this dashboard is closed: run its cell again"
+GONE = "this widget is closed: run its cell again"
 
 
 class View:

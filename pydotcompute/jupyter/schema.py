@@ -1,8 +1,10 @@
-"""The wire between widgets and browser, version 2. `widgets/static/*.js` mirror what they use of it.
+"""The wire between widgets and browser, version 3. `widgets/static/*.js` mirror what they use of it.
 
-Kernel to browser: one custom message of the widget for each frame. Its JSON part is what `frame_content` makes; its
-first buffer is what `pack` makes, the columns below for all kernels, in the order of the roster. A message is absolute:
-whoever misses one has lost nothing. Ids and tags travel only when the roster changes and in full snapshots; who sees a
+Kernel to browser: one custom message of the widget for each frame, absolute: whoever misses one has lost nothing. Its
+JSON part has what `frame_head` makes, and what the widget has to show.
+
+The dashboard shows what `dashboard_content` makes; its first buffer is what `pack` makes, the columns below for all
+kernels, in the order of the roster. Ids and tags travel only when the roster changes and in full snapshots; who sees a
 roster number that it has no ids for asks for a snapshot. In a snapshot a second buffer holds the rates over time,
 float32 of shape (kernels, points), oldest first.
 
@@ -19,7 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 2
+VERSION = 3
 TARGET = "pydotcompute.control"
 
 COLUMNS = (
@@ -40,7 +42,6 @@ COLUMNS = (
 
 SERIES = 5
 """How many kernels the charts show at most."""
-VERBS = ("pause", "resume", "stop")
 
 Status = Literal["live", "frozen", "closed"]
 
@@ -62,10 +63,18 @@ def unpack(buffer: bytes | memoryview) -> dict[str, NDArray[Any]]:
     return {name: row.view("<" + kind) for row, (name, kind) in zip(words, COLUMNS, strict=True)}
 
 
-def frame_content(
+def frame_head(*, number: int, status: Status, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the frames of all widgets have.
+
+    Args:
+        number: counts the messages of this widget, so that the browser sees a gap.
+        results: what became of commands: ``{"request", "ok", "text"}``.
+    """
+    return {"version": VERSION, "kind": "frame", "number": number, "status": status, "results": list(results)}
+
+
+def dashboard_content(
     *,
-    number: int,
-    status: Status,
     moment: int,
     points: int,
     step: float,
@@ -77,12 +86,10 @@ def frame_content(
     notebook_lag: float | None,
     dead_letters: int,
     notes: Sequence[Mapping[str, Any]],
-    results: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The JSON part of a frame.
+    """What the dashboard shows.
 
     Args:
-        number: counts the messages of this widget, so that the browser sees a gap.
         moment: number of the point in time that the rates belong to, one for each `step` seconds; `points` of them make
             the window that charts and sparklines show.
         roster: changes whenever the kernels do.
@@ -92,13 +99,8 @@ def frame_content(
         lag, notebook_lag: seconds that the loops are late; None: not known.
         notes: what is wrong with single kernels, in words: ``{"kernel", "kind", "text", "origin"}``, kind ``"failed"``
             or ``"waits"``.
-        results: what became of commands: ``{"request", "ok", "text"}``.
     """
     return {
-        "version": VERSION,
-        "kind": "frame",
-        "number": number,
-        "status": status,
         "moment": moment,
         "points": points,
         "step": step,
@@ -110,7 +112,6 @@ def frame_content(
         "notebookLag": notebook_lag,
         "deadLetters": dead_letters,
         "notes": list(notes),
-        "results": list(results),
     }
 
 
@@ -120,7 +121,7 @@ def acknowledgement(refused: str | None = None) -> dict[str, Any]:
 
 
 class RefusedError(ValueError):
-    """A message of the browser that is not one of those below; the text is shown in the dashboard."""
+    """A message of the browser that cannot be followed; the text is shown in the view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +151,11 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
-class Select:
-    """What the charts shall show; nothing: the busiest."""
+class Set:
+    """A choice that all views of the widget share, such as what its charts show; the widget knows what it may be."""
 
-    kernels: tuple[str, ...]
+    name: str
+    value: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +167,18 @@ class Freeze:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Do something to a kernel; the result comes with a later frame, under the same `request`."""
+    """Do something to a kernel; the result comes with a later frame, under the same `request`.
+
+    The widget knows its verbs, and what arguments they take.
+    """
 
     verb: str
     kernel: str
     request: str
+    arguments: dict[str, Any]
 
 
-Message = Hello | Snapshot | Seen | Received | Select | Freeze | Command
+Message = Hello | Snapshot | Seen | Received | Set | Freeze | Command
 
 
 def parse(data: Any) -> Message:
@@ -186,16 +192,17 @@ def parse(data: Any) -> Message:
     version, kind = data.get("version"), data.get("kind")
     if version != VERSION:
         raise RefusedError(
-            f"the page speaks version {_shown(version)} of the dashboard's wire, this kernel version {VERSION}: "
-            f"run the cell of the dashboard again and reload the page"
+            f"the page speaks version {shown(version)} of the wire of widgets, this kernel version {VERSION}: "
+            f"run the cell of the widget again and reload the page"
         )
     reader = _READERS.get(kind) if isinstance(kind, str) else None
     if reader is None:
-        raise RefusedError(f"unknown message {_shown(kind)}; known: {', '.join(_READERS)}")
+        raise RefusedError(f"unknown message {shown(kind)}; known: {', '.join(_READERS)}")
     return reader(data)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Something of the browser in an error, short."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -203,22 +210,20 @@ def _shown(value: Any) -> str:
 def _field(data: dict[str, Any], name: str, kind: type) -> Any:
     value = data.get(name)
     if type(value) is not kind:
-        raise RefusedError(f"malformed message {data['kind']!r}: {name} is {_shown(value)}")
+        raise RefusedError(f"malformed message {data['kind']!r}: {name} is {shown(value)}")
     return value
 
 
-def _select(data: dict[str, Any]) -> Select:
-    kernels = _field(data, "kernels", list)
-    if len(kernels) > SERIES or not all(isinstance(kernel, str) for kernel in kernels):
-        raise RefusedError(f"malformed message 'select': kernels must be at most {SERIES} ids")
-    return Select(tuple(kernels))
+def chosen(name: str, value: Any, options: Sequence[Any]) -> Any:
+    """A value that has to be one of these.
 
-
-def _command(data: dict[str, Any]) -> Command:
-    verb = _field(data, "verb", str)
-    if verb not in VERBS:
-        raise RefusedError(f"unknown command {_shown(verb)}; known: {', '.join(VERBS)}")
-    return Command(verb, _field(data, "kernel", str), _field(data, "request", str))
+    Raises:
+        RefusedError: it is not.
+    """
+    for option in options:
+        if type(value) is type(option) and value == option:
+            return option
+    raise RefusedError(f"{name} cannot be {shown(value)}; possible: {', '.join(map(str, options))}")
 
 
 _READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
@@ -226,7 +231,12 @@ _READERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "snapshot": lambda data: Snapshot(),
     "seen": lambda data: Seen(_field(data, "visible", bool)),
     "received": lambda data: Received(_field(data, "number", int)),
-    "select": _select,
+    "set": lambda data: Set(_field(data, "name", str), data.get("value")),
     "freeze": lambda data: Freeze(_field(data, "on", bool)),
-    "command": _command,
+    "command": lambda data: Command(
+        _field(data, "verb", str),
+        _field(data, "kernel", str),
+        _field(data, "request", str),
+        _field(data, "arguments", dict),
+    ),
 }

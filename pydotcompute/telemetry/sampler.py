@@ -82,6 +82,10 @@ class Sampler:
         self._due: dict[Listener, float] = {}  # when each is called next, on the clock of time.monotonic
         self._thread: threading.Thread | None = None
 
+    def frame(self) -> Frame:
+        """A frame of now, whether anybody listens or not."""
+        return self._take()
+
     @property
     def running(self) -> bool:
         """Whether anybody listens."""

@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from tests.jupyter.kernel import NotebookKernel
+    from tests.jupyter.page import Page
 
 _BUILT_IN = {"In", "Out", "exit", "get_ipython", "open", "quit"}
 _RESET = f"""
@@ -54,6 +55,14 @@ class _Kernels:
         if self._kernel is not None:
             self._kernel.close()
             self._kernel = None
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Page:
+    """Takes what widgets of this process send, instead of a browser."""
+    from tests.jupyter.page import Page
+
+    return Page(monkeypatch)
 
 
 @pytest.fixture(scope="module")

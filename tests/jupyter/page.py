@@ -53,7 +53,14 @@ class Page:
         content, buffers = self.wait(
             lambda: next(((c, b) for c, b in self.frames() if c["number"] > after and like(c)), None)
         )
-        return {**content, "columns": schema.unpack(buffers[0]), "buffers": buffers}
+        if "roster" in content:  # of a dashboard
+            content = {**content, "columns": schema.unpack(buffers[0])}
+        return {**content, "buffers": buffers}
+
+    def result(self, request: str) -> dict[str, Any]:
+        """Wait for what became of a command."""
+        content = self.frame(lambda content: any(result["request"] == request for result in content["results"]))
+        return next(result for result in content["results"] if result["request"] == request)
 
     @property
     def last(self) -> int:
@@ -62,7 +69,7 @@ class Page:
         return frames[-1][0]["number"] if frames else 0
 
     def view(self, board: Any, visible: bool = True) -> "View":
-        """Show a dashboard in one more place."""
+        """Show a widget in one more place."""
         view = View(self, board)
         if visible:
             view.send("seen", visible=True)
@@ -75,13 +82,20 @@ class View:
     def __init__(self, page: Page, board: Any, **hello: Any) -> None:
         self._page = page
         self.id = f"view-{next(self._ids)}"
-        data = {"version": schema.VERSION, "kind": "hello", "widget": board.children[0].key} | hello
+        data = {"version": schema.VERSION, "kind": "hello", "widget": board._surface.key} | hello
         content = {"comm_id": self.id, "target_name": schema.TARGET, "data": data}
         page.manager.comm_open(None, "", {"content": content})
 
     def send(self, kind: str, **fields: Any) -> dict[str, Any]:
         """Send a message; the acknowledgement."""
         return self.send_raw({"version": schema.VERSION, "kind": kind, **fields})
+
+    def command(self, verb: str, kernel: str, **arguments: Any) -> str:
+        """Press a button; the request that its result comes under."""
+        request = f"{verb} {kernel} {next(self._ids)}"
+        told = self.send("command", verb=verb, kernel=kernel, request=request, arguments=arguments)
+        assert told["refused"] is None, told
+        return request
 
     def send_raw(self, data: Any) -> dict[str, Any]:
         before = len(self._page.on(self.id))

@@ -22,12 +22,7 @@ with warnings.catch_warnings():
 
 pytestmark = pytest.mark.needs_notebook
 
-module = sys.modules["pydotcompute.jupyter.widgets.dashboard"]
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> Page:
-    return Page(monkeypatch)
+module = sys.modules["pydotcompute.jupyter.widgets.live"]
 
 
 @pytest.fixture
@@ -270,22 +265,11 @@ def test_a_kernel_whose_replies_nobody_reads_says_so(page, runtime, board):
 # -- control -----------------------------------------------------------------------------------------------------------
 
 
-def command(view: View, verb: str, kernel: str) -> str:
-    request = f"{verb} {kernel} {time.monotonic()}"
-    assert view.send("command", verb=verb, kernel=kernel, request=request)["refused"] is None
-    return request
-
-
-def result(page: Page, request: str) -> dict:
-    content = page.frame(lambda content: any(result["request"] == request for result in content["results"]))
-    return next(result for result in content["results"] if result["request"] == request)
-
-
 def test_buttons_pause_resume_and_stop(page, runtime, board, start):
     start("a")
     view = page.view(board)
     for verb, state in (("pause", "DEACTIVATED"), ("resume", "ACTIVE"), ("stop", "TERMINATED")):
-        outcome = result(page, command(view, verb, "a"))
+        outcome = page.result(view.command(verb, "a"))
         assert outcome["ok"], outcome
         assert runtime["a"].state == state
         assert states(page.frame(after=page.last)) == [state]
@@ -294,10 +278,10 @@ def test_buttons_pause_resume_and_stop(page, runtime, board, start):
 def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
     start("a")
     view = page.view(board)
-    outcome = result(page, command(view, "resume", "a"))
+    outcome = page.result(view.command("resume", "a"))
     assert not outcome["ok"]
     assert outcome["text"].startswith("KernelStateError: cannot reactivate 'a': it is ACTIVE")
-    outcome = result(page, command(view, "pause", "nobody"))
+    outcome = page.result(view.command("pause", "nobody"))
     assert outcome["text"].startswith("KernelNotFoundError: no ring kernel 'nobody'")
 
 
@@ -306,8 +290,15 @@ def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
     [
         ({"version": 99, "kind": "snapshot"}, "version 99"),
         (
-            {"version": schema.VERSION, "kind": "command", "verb": "explode", "kernel": "a", "request": "r"},
-            "unknown command 'explode'",
+            {
+                "version": schema.VERSION,
+                "kind": "command",
+                "verb": "explode",
+                "kernel": "a",
+                "request": "r",
+                "arguments": {},
+            },
+            "verb cannot be 'explode'; possible: pause, resume, stop",
         ),
         ("garbage", "not an object"),
         ({"version": schema.VERSION, "kind": "hello"}, "widget is None"),
@@ -337,7 +328,7 @@ def test_every_message_is_answered_on_its_comm_and_nothing_else_goes_there(page,
     start("a")
     view = page.view(board)
     view.send("received", number=1)
-    command(view, "pause", "a")
+    view.command("pause", "a")
     page.frame(lambda content: content["results"])
     answers = page.on(view.id)
     assert [answer["kind"] for answer in answers] == ["acknowledgement"] * 4  # hello, seen, received, command
@@ -355,8 +346,8 @@ def test_a_page_that_opens_no_comms_sends_the_same_with_the_widget(page, runtime
     send("hello", widget=board.children[0].key)
     send("seen", visible=True)
     page.frame()
-    send("command", verb="pause", kernel="a", request="r")
-    assert result(page, "r")["ok"]
+    send("command", verb="pause", kernel="a", request="r", arguments={})
+    assert page.result("r")["ok"]
     send("explode")
     page.wait(lambda: any("unknown message" in str(data["content"].get("refused")) for data in page.on(table)))
 
@@ -371,10 +362,10 @@ def test_the_charts_show_the_busiest_or_what_is_selected(page, runtime, board, s
     runtime.sync.deactivate("g")
     runtime.sync.send_many("g", range(100))
     page.wait(lambda: "busiest 5 of 8" in legend())
-    view.send("select", kernels=["b", "h"])
+    view.send("set", name="kernels", value=["b", "h"])
     page.wait(lambda: "selected" in legend())
     assert [name for name in "abcdefgh" if f">{name}</span>" in legend()] == ["b", "h"]
-    view.send("select", kernels=[])
+    view.send("set", name="kernels", value=[])
     page.wait(lambda: "busiest" in legend())
     assert ">g</span>" in legend()
 
@@ -438,7 +429,7 @@ def test_when_the_runtime_closes_the_last_picture_stays(page, runtime, board, st
     assert states(frame) == ["TERMINATED"]
     wait_until(lambda: not runtime.sampler.running)
     assert board.status == "closed"
-    command(view, "pause", "a")
+    view.command("pause", "a")
     before = page.last
     page.view(board)
     late = page.frame(after=before)

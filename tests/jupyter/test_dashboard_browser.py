@@ -108,7 +108,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
 
 def test_numbers_are_legible_whatever_their_size(chromium: str) -> None:
     playwright = pytest.importorskip("playwright.sync_api")
-    script = (ROOT / "pydotcompute/jupyter/widgets/static/dashboard.js").read_text()
+    script = (ROOT / "pydotcompute/jupyter/widgets/static/common.js").read_text()
     words = script.partition("// -- words")[2].partition("\n")[2].partition("// -- DOM")[0]
     calls = {
         "perSecond": {

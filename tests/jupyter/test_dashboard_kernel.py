@@ -69,7 +69,7 @@ class View:
         self._shell("comm_msg", {"comm_id": self._id, "data": data})
 
     def command(self, verb: str) -> None:
-        self.send("command", verb=verb, kernel="worker", request=verb)
+        self.send("command", verb=verb, kernel="worker", request=verb, arguments={})
 
     @property
     def answers(self) -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_nonsense_is_answered_and_says_nothing_on_a_console(shown):
     nb, cell = shown
     view = View(nb, cell, nb.subshell())
     view.send("explode")
-    view.send("command", verb=1, kernel="worker", request="r")
+    view.send("command", verb=1, kernel="worker", request="r", arguments={})
     nb.until(lambda: len(view.answers) == 4)
     assert [bool(answer["refused"]) for answer in view.answers] == [False, False, True, True]
     view.wait_for("ACTIVE")

@@ -1,4 +1,4 @@
-"""The wire of the dashboard."""
+"""The wire of the widgets."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydotcompute.jupyter import schema
 from pydotcompute.telemetry import STATES
 
-SCRIPT = Path(schema.__file__).parent / "widgets" / "static" / "dashboard.js"
+STATIC = Path(schema.__file__).parent / "widgets" / "static"
 
 
 def test_columns_come_back_as_they_were():
@@ -38,7 +38,7 @@ def test_what_is_too_large_for_the_wire_saturates():
 
 
 def test_the_browser_reads_what_the_kernel_writes():
-    script = SCRIPT.read_text()
+    script = "".join((STATIC / name).read_text() for name in ("common.js", "dashboard.js"))
 
     def constant(name: str) -> object:
         value = re.search(rf"^const {name} = (.*?);$", script, re.DOTALL | re.MULTILINE)[1]
@@ -58,11 +58,11 @@ def test_the_browser_reads_what_the_kernel_writes():
         ({"kind": "snapshot"}, schema.Snapshot()),
         ({"kind": "seen", "visible": False}, schema.Seen(False)),
         ({"kind": "received", "number": 12}, schema.Received(12)),
-        ({"kind": "select", "kernels": ["a", "b"]}, schema.Select(("a", "b"))),
+        ({"kind": "set", "name": "kernels", "value": ["a", "b"]}, schema.Set("kernels", ["a", "b"])),
         ({"kind": "freeze", "on": True}, schema.Freeze(True)),
         (
-            {"kind": "command", "verb": "pause", "kernel": "a", "request": "r"},
-            schema.Command("pause", "a", "r"),
+            {"kind": "command", "verb": "step", "kernel": "a", "request": "r", "arguments": {"n": 2}},
+            schema.Command("step", "a", "r", {"n": 2}),
         ),
     ],
 )
@@ -76,25 +76,19 @@ def test_known_messages_are_read(fields, message):
         (None, "not an object"),
         ([], "not an object"),
         ({}, "version None"),
-        ({"version": 1, "kind": "hello", "widget": "k"}, "version 1 .* this kernel version 2: run the cell"),
+        ({"version": 1, "kind": "hello", "widget": "k"}, "version 1 .* this kernel version 3: run the cell"),
         ({"version": "2", "kind": "snapshot"}, "version '2'"),
-        ({"version": 2}, "unknown message None; known: hello"),
-        ({"version": 2, "kind": ["hello"]}, "unknown message"),
-        ({"version": 2, "kind": "shutdown"}, "unknown message 'shutdown'"),
-        ({"version": 2, "kind": "hello"}, "widget is None"),
-        ({"version": 2, "kind": "seen", "visible": 1}, "visible is 1"),
-        ({"version": 2, "kind": "received", "number": True}, "number is True"),
-        ({"version": 2, "kind": "select", "kernels": "a"}, "kernels is 'a'"),
-        ({"version": 2, "kind": "select", "kernels": [1]}, "at most 5 ids"),
-        ({"version": 2, "kind": "select", "kernels": ["a"] * 6}, "at most 5 ids"),
-        (
-            {"version": 2, "kind": "command", "verb": "restart", "kernel": "a", "request": "r"},
-            "unknown command 'restart'",
-        ),
-        ({"version": 2, "kind": "command", "verb": "__class__", "kernel": "a", "request": "r"}, "unknown command"),
-        ({"version": 2, "kind": "command", "verb": "stop", "kernel": 3, "request": "r"}, "kernel is 3"),
-        ({"version": 2, "kind": "command", "verb": "stop", "kernel": "a"}, "request is None"),
-        ({"version": 2, "kind": "x" * 5000}, r"\.\.\.; known"),
+        ({"version": 3}, "unknown message None; known: hello"),
+        ({"version": 3, "kind": ["hello"]}, "unknown message"),
+        ({"version": 3, "kind": "shutdown"}, "unknown message 'shutdown'"),
+        ({"version": 3, "kind": "hello"}, "widget is None"),
+        ({"version": 3, "kind": "seen", "visible": 1}, "visible is 1"),
+        ({"version": 3, "kind": "received", "number": True}, "number is True"),
+        ({"version": 3, "kind": "set", "name": 7}, "name is 7"),
+        ({"version": 3, "kind": "command", "verb": "stop", "kernel": 3, "request": "r"}, "kernel is 3"),
+        ({"version": 3, "kind": "command", "verb": "stop", "kernel": "a"}, "request is None"),
+        ({"version": 3, "kind": "command", "verb": "stop", "kernel": "a", "request": "r"}, "arguments is None"),
+        ({"version": 3, "kind": "x" * 5000}, r"\.\.\.; known"),
     ],
 )
 def test_anything_else_is_refused_with_the_reason(data, says):
@@ -111,10 +105,19 @@ JSON = st.recursive(
 NEAR = st.fixed_dictionaries(
     {
         "version": st.just(schema.VERSION),
-        "kind": st.sampled_from(["hello", "seen", "received", "select", "freeze", "command"]),
+        "kind": st.sampled_from(["hello", "seen", "received", "set", "freeze", "command"]),
     },
-    optional=dict.fromkeys(("widget", "visible", "number", "kernels", "on", "verb", "kernel", "request"), JSON),
+    optional=dict.fromkeys(
+        ("widget", "visible", "number", "name", "value", "on", "verb", "kernel", "request", "arguments"), JSON
+    ),
 )
+
+
+def test_a_choice_is_one_of_the_options_and_of_their_type():
+    assert schema.chosen("verb", "stop", ["pause", "stop"]) == "stop"
+    for value in ("stop", True, 1.0, None, ["pause"]):
+        with pytest.raises(schema.RefusedError, match=r"verb cannot be .*; possible: pause, 1"):
+            schema.chosen("verb", value, ["pause", 1])
 
 
 @given(JSON | NEAR)

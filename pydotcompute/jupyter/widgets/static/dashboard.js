@@ -1,6 +1,4 @@
-// The wire, as jupyter/schema.py describes it.
-const VERSION = 2;
-const TARGET = "pydotcompute.control";
+// The dashboard: all kernels in a table of which only the rows in sight are in the page. Follows common.js.
 const COLUMNS = [
   ["state", "u4"],
   ["version", "u4"],
@@ -16,7 +14,14 @@ const COLUMNS = [
   ["deadLetters", "u4"],
 ];
 const SERIES = 5;
-const STATES = ["CREATED", "LAUNCHED", "ACTIVE", "DEACTIVATED", "TERMINATING", "TERMINATED", "FAILED"];
+const VERBS = { pause: ["Pause", BARS], resume: ["Resume", PLAY], stop: ["Stop", SQUARE] };
+const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) =>
+  STATES.indexOf(state),
+);
+const EMPTY =
+  '<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch("name")</code>' +
+  " &ensp;or define one in a cell: <code>%%ring_kernel name</code></p>";
+
 
 /** The columns of a frame by name, as typed arrays over its buffer. */
 function unpack(view) {
@@ -30,174 +35,6 @@ function unpack(view) {
   });
   return columns;
 }
-
-// What the states look like: word, tone, shape on 10 by 10 units, what can be done.
-const RING = "M5 .7a4.3 4.3 0 1 0 0 8.6a4.3 4.3 0 1 0 0-8.6zm0 1.6a2.7 2.7 0 1 1 0 5.4a2.7 2.7 0 1 1 0-5.4z";
-const DISC = "M5 .5a4.5 4.5 0 1 0 0 9a4.5 4.5 0 1 0 0-9z";
-const BARS = "M1 1h3v8h-3zM6 1h3v8h-3z";
-const SQUARE = "M1 1h8v8h-8z";
-const TRIANGLE = "M5 .5l4.8 9h-9.6z";
-const PLAY = "M1.5 .5l8 4.5l-8 4.5z";
-const DOWN = "M0 3h10l-5 5.5z";
-const LOOK = {
-  CREATED: { word: "created", tone: "idle", shape: RING, verbs: [] },
-  LAUNCHED: {
-    word: "launched",
-    tone: "idle",
-    shape: RING,
-    verbs: ["stop"],
-    hint: "waits for await runtime.activate(…)",
-  },
-  ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "stop"] },
-  DEACTIVATED: {
-    word: "paused",
-    tone: "warn",
-    shape: BARS,
-    verbs: ["resume", "stop"],
-    hint: "queues messages until it is resumed",
-  },
-  TERMINATING: {
-    word: "stopping",
-    tone: "warn",
-    shape: "M5 .5a4.5 4.5 0 1 0 0 9z",
-    verbs: [],
-    hint: "handles what is queued",
-  },
-  TERMINATED: { word: "ended", tone: "idle", shape: SQUARE, verbs: [] },
-  FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: [] },
-};
-const VERBS = { pause: ["Pause", BARS], resume: ["Resume", PLAY], stop: ["Stop", SQUARE] };
-
-// -- words -------------------------------------------------------------------------------------------------------------
-
-const NUMBER = new Intl.NumberFormat("en");
-
-function count(n) {
-  return n < 1000 ? String(n) : NUMBER.format(n);
-}
-
-/** A count where there is little room: "1.5k". */
-function short(n) {
-  for (const [unit, scale] of [
-    ["G", 1e9],
-    ["M", 1e6],
-    ["k", 1e3],
-  ]) {
-    if (n >= scale) return `${Number((n / scale).toPrecision(3))}${unit}`;
-  }
-  return String(n);
-}
-
-/** "0.4", "1,234", "123 k", "12.3 M": six characters at most. */
-function perSecond(rate) {
-  if (Number.isNaN(rate)) return "–";
-  for (const [unit, scale] of [
-    ["G", 1e9],
-    ["M", 1e6],
-    ["k", 1e3],
-  ]) {
-    const value = rate / scale;
-    if (value < (unit === "k" ? 99.95 : 0.9995)) continue;
-    return `${value.toFixed(value < 9.995 ? 2 : value < 99.95 ? 1 : 0)} ${unit}`;
-  }
-  return rate === 0 ? "0" : rate < 9.95 ? rate.toFixed(1) : count(Math.round(rate));
-}
-
-/** [number, unit]: "2.1", "µs". */
-function duration(seconds) {
-  for (const [unit, scale] of [
-    ["ns", 1e9],
-    ["µs", 1e6],
-    ["ms", 1e3],
-    ["s", 1],
-  ]) {
-    const value = seconds * scale;
-    const digits = value < 9.95 && unit !== "ns" ? 1 : 0;
-    if (value < 999.5 || unit === "s") return [digits ? value.toFixed(1) : count(Math.round(value)), unit];
-  }
-}
-
-/** "88 / 412 µs": p50 and p99, one unit when it is the same. */
-function percentiles(p50, p99) {
-  if (Number.isNaN(p50)) return "–";
-  const [a, aUnit] = duration(p50);
-  const [b, bUnit] = duration(p99);
-  return aUnit === bUnit ? `${a} / ${b} ${bUnit}` : `${a} ${aUnit} / ${b} ${bUnit}`;
-}
-
-// -- DOM ---------------------------------------------------------------------------------------------------------------
-
-function h(tag, attributes = {}, ...children) {
-  const el = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
-  el.append(...children);
-  return el;
-}
-
-function svg(path, attributes = { viewBox: "0 0 10 10", "aria-hidden": "true" }) {
-  const el = document.createElementNS("http://www.w3.org/2000/svg", "svg");
-  for (const [name, value] of Object.entries(attributes)) el.setAttribute(name, value);
-  const shape = document.createElementNS("http://www.w3.org/2000/svg", "path");
-  shape.setAttribute("d", path);
-  el.append(shape);
-  return el;
-}
-
-/** A writer that touches the DOM only when the value has changed. */
-function field(write) {
-  let last;
-  return (value) => {
-    if (value === last) return;
-    last = value;
-    write(value);
-  };
-}
-const text = (el) => field((value) => (el.textContent = value));
-const attribute = (el, name) =>
-  field((value) => (value === null ? el.removeAttribute(name) : el.setAttribute(name, value)));
-
-// -- the connection ----------------------------------------------------------------------------------------------------
-
-/**
- * A comm of our own to the kernel, opened from here: its messages arrive while a cell blocks (see jupyter/comm.py).
- * Returns send(message); `heard` gets each acknowledgement. Hosts that let nobody open comms get the widget's own.
- */
-async function connect(model, signal, heard, lost) {
-  const manager = model.widget_manager;
-  const whole = (message) => ({ version: VERSION, ...message });
-  if (typeof manager?._create_comm !== "function") {
-    model.send(whole({ kind: "hello", widget: model.get("key") }));
-    return (message) => model.send(whole(message));
-  }
-  const comm = await manager._create_comm(TARGET, crypto.randomUUID?.() ?? `${Math.random()}`.slice(2));
-  // A message sent before the comm's subshell is up would wait for the cell that runs, and later ones overtake it.
-  const raw = comm.jsServicesComm;
-  if (raw?.subshellStarted && manager.kernel?.supportsSubshells !== false) {
-    await Promise.race([raw.subshellStarted.catch(() => {}), new Promise((resolve) => setTimeout(resolve, 3000))]);
-  }
-  comm.on_msg((message) => heard(message.content.data));
-  comm.on_close(() => lost());
-  comm.open(whole({ kind: "hello", widget: model.get("key") }));
-  const send = (message) => {
-    try {
-      comm.send(whole(message));
-    } catch {
-      lost(); // the kernel is gone
-    }
-  };
-  const close = () => {
-    try {
-      comm.close();
-    } catch {
-      // the kernel was gone before
-    }
-  };
-  if (signal.aborted) close();
-  else signal.addEventListener("abort", close);
-  return send;
-}
-
-// -- the view ----------------------------------------------------------------------------------------------------------
 
 const TITLES = [
   ["id", "kernel", true],
@@ -220,13 +57,11 @@ const TIPS = {
 };
 const OVERSCAN = 3;
 
-function render({ model, el, ui }) {
-  const stop = new AbortController();
-  const { signal } = stop;
-  const on = (target, type, listener, options = {}) => target.addEventListener(type, listener, { signal, ...options });
+function start(view, ui) {
+  const { root, on } = view;
 
   // What is shown: the latest frame, and what the browser keeps besides.
-  let frame = null; // {content, columns}
+  let columns = null;
   let ids = [];
   let tags = []; // what runs each: "cpu", or "" for async kernels
   let roster = 0;
@@ -234,17 +69,7 @@ function render({ model, el, ui }) {
   let moment = -1;
   let order = []; // indices into ids, filtered and sorted
   let sortedAt = 0;
-  let undrawn = false;
-  let skipped = 0;
-  let arrived = performance.now();
-  let acknowledged = 0;
-  let trouble = ""; // why there is no connection
-  let said = { text: "", bad: false };
-  let visible = false;
-  const asked = new Map(); // request: {verb, kernel}
   const scope = `pdc-${Math.random().toString(36).slice(2)}`;
-
-  let send = () => {};
 
   // -- the parts -------------------------------------------------------------------------------------------------------
 
@@ -264,7 +89,6 @@ function render({ model, el, ui }) {
   const rate = kpi("messages");
   const lag = kpi("loop lag");
   const dead = kpi("dead letters");
-  const freeze = h("button", { type: "button", title: "keep this picture, here and in the saved notebook" }, "Freeze");
   const filter = h("input", {
     type: "search",
     placeholder: "Filter by id or state",
@@ -276,7 +100,6 @@ function render({ model, el, ui }) {
     on(button, "click", () => command(verb));
     return { verb, button, disabled: field((off) => (button.disabled = off)), title: attribute(button, "title") };
   });
-  const say = h("div", { class: "pdc-say", role: "status" });
   const titles = h("div", { class: "pdc-row pdc-titles", role: "row", "aria-rowindex": "1" });
   const sorters = TITLES.map(([column, title, left]) => {
     const cell = h("div", { role: "columnheader", "data-column": column, ...(left && { class: "pdc-left" }) });
@@ -303,37 +126,17 @@ function render({ model, el, ui }) {
   );
   const empty = h("div", { class: "pdc-empty" });
   const notes = h("div", { class: "pdc-notes", role: "list", tabindex: "0", "aria-label": "What is wrong" });
-  const liveWord = h("span");
-  const live = h("span", { class: "pdc-live", role: "status" }, svg(DISC), liveWord);
   const selectedWord = h("span");
-  const frameWord = h("span");
-  const head = h(
-    "div",
-    { class: "pdc-head" },
-    h("h2", {}, "Ring kernels"),
-    h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box),
-    freeze,
-  );
-  const bar = h("div", { class: "pdc-bar" }, filter, say, ...buttons.map(({ button }) => button));
-  const foot = h("div", { class: "pdc-foot" }, live, selectedWord, h("span", { class: "pdc-grow" }), frameWord);
-  // JupyterLab's single-key shortcuts are not meant for what is typed here.
-  const root = h("div", { class: "pdc", "data-lm-suppress-shortcuts": "true" }, head, bar, grid, empty, notes, foot);
-  el.append(root);
-  on(root, "keydown", (event) => event.stopPropagation());
+  view.head.append(h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box));
+  const bar = h("div", { class: "pdc-bar" }, filter, view.sayer, ...buttons.map(({ button }) => button));
+  view.body.append(bar, grid, empty, notes);
+  view.foot.append(selectedWord);
 
   const write = {
-    live: text(liveWord),
-    tone: attribute(live, "data-tone"),
     selected: text(selectedWord),
-    frame: text(frameWord),
-    say: text(say),
-    sayTitle: attribute(say, "title"),
-    sayBad: field((bad) => say.classList.toggle("pdc-bad", bad)),
     height: field((rows) => (body.style.height = `calc(${rows} * var(--pdc-row))`)),
     rowCount: attribute(grid, "aria-rowcount"),
     active: attribute(grid, "aria-activedescendant"),
-    frozen: field((frozen) => freeze.classList.toggle("pdc-primary", frozen)),
-    freezeWord: text(freeze),
     empty: field((html) => (empty.innerHTML = html)),
     notes: field((json) => notes.replaceChildren(...JSON.parse(json).map(note))),
   };
@@ -423,7 +226,7 @@ function render({ model, el, ui }) {
   }
 
   function fill(line, i, at) {
-    const { columns, content } = frame;
+    const { content } = view.frame;
     const bound = columns.bound[i] || 1;
     line.show(true);
     line.at(at);
@@ -490,7 +293,6 @@ function render({ model, el, ui }) {
   /** Which kernels are listed, and in what order. Values change all the time: the order only once a second. */
   function arrange(now) {
     sortedAt = now;
-    const { columns } = frame;
     const wanted = ui.filter.trim().toLowerCase();
     order = [];
     for (let i = 0; i < ids.length; i++) {
@@ -509,11 +311,7 @@ function render({ model, el, ui }) {
   }
 
   function draw() {
-    undrawn = false;
-    if (signal.aborted) return;
-    drawStatus();
-    if (!frame) return;
-    const { content, columns } = frame;
+    const { content } = view.frame;
     const now = performance.now();
     if (now - sortedAt > 1000) arrange(now);
 
@@ -569,11 +367,11 @@ function render({ model, el, ui }) {
     );
     for (const { verb, disabled, title } of buttons) {
       const apt = chosen.filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
-      const off = content.status !== "live" || !!trouble || !apt.length;
+      const off = !view.acts || !apt.length;
       disabled(off);
       title(
-        content.status !== "live"
-          ? `the picture is ${content.status}`
+        !view.acts
+          ? view.idle
           : !chosen.length
             ? `select the kernels to ${verb}`
             : apt.length
@@ -583,84 +381,21 @@ function render({ model, el, ui }) {
     }
     notes.hidden = !content.notes.length;
     write.notes(JSON.stringify(content.notes));
-    write.frozen(content.status === "frozen");
-    write.freezeWord(content.status === "frozen" ? "Go on" : "Freeze");
-    freeze.disabled = content.status === "closed";
-    write.frame(`frame ${count(content.number)}${skipped ? ` · ${count(skipped)} not drawn` : ""}`);
     for (const [column, sorted] of sorters)
       sorted(ui.sort.column === column ? (ui.sort.down ? "descending" : "ascending") : null);
-
-    if (visible && content.number > acknowledged && now - ackAt >= 1000) {
-      ackAt = now;
-      acknowledged = content.number;
-      send({ kind: "received", number: acknowledged });
-    }
-  }
-  let ackAt = 0;
-
-  function drawStatus() {
-    const status = frame?.content.status;
-    const age = (performance.now() - arrived) / 1000;
-    const [word, tone] = trouble
-      ? [trouble, "warn"]
-      : !frame
-        ? ["waiting for the first frame", "idle"]
-        : status === "frozen"
-          ? ["frozen", "warn"]
-          : status === "closed"
-            ? ["runtime closed", "warn"]
-            : age > 3
-              ? [`no frame for ${Math.round(age)} s: the kernel is busy or gone`, "warn"]
-              : ["live", "ok"];
-    write.live(word);
-    write.tone(tone);
-    write.say(said.text);
-    write.sayTitle(said.text || null);
-    write.sayBad(said.bad);
-  }
-
-  function redraw() {
-    if (undrawn) return;
-    undrawn = true;
-    requestAnimationFrame(draw);
   }
 
   // -- what the kernel says --------------------------------------------------------------------------------------------
 
-  function received(content, buffers) {
-    if (content.kind === "acknowledgement") return heard(content);
-    if (content.kind !== "frame") return;
-    if (content.version !== VERSION) {
-      trouble = `the kernel speaks version ${content.version} of the wire, this page ${VERSION}: reload the page`;
-      return redraw();
-    }
-    if (!root.isConnected) return; // taken off the page for now: once it is back in sight, a snapshot comes
-    const columns = unpack(buffers[0]);
+  function arrived(content, buffers) {
     if (content.ids) adopt(content);
-    else if (content.roster !== roster) {
-      if (performance.now() - snapshotAt > 1000) {
-        snapshotAt = performance.now();
-        send({ kind: "snapshot" });
-      }
-      return;
-    }
+    else if (content.roster !== roster) return false;
+    const before = columns?.state.length;
+    columns = unpack(buffers[0]);
     if (buffers[1]) history(content, buffers[1]);
     else extend(content, columns.rate);
-    if (undrawn && frame) skipped++;
-    if (!frame || frame.columns.state.length !== columns.state.length) sortedAt = -1e9;
-    frame = { content, columns };
-    arrived = performance.now();
-    for (const { request, ok, text: why } of content.results) {
-      const what = asked.get(request);
-      if (!what) continue;
-      asked.delete(request);
-      said = ok
-        ? { text: `${what.kernel} ${PAST[what.verb]}`, bad: false }
-        : { text: `${what.verb} ${what.kernel}: ${why}`, bad: true };
-    }
-    redraw();
+    if (before !== columns.state.length) sortedAt = -1e9;
   }
-  let snapshotAt = -1e9;
 
   function adopt(content) {
     const former = new Map(ids.map((id, i) => [id, sparks[i]]));
@@ -700,13 +435,6 @@ function render({ model, el, ui }) {
     }
   }
 
-  function heard(data) {
-    if (data?.refused) {
-      said = { text: data.refused, bad: true };
-      redraw();
-    }
-  }
-
   // -- what the user does ----------------------------------------------------------------------------------------------
 
   function selection() {
@@ -716,20 +444,15 @@ function render({ model, el, ui }) {
   }
 
   function command(verb) {
-    const apt = selection().filter((i) => LOOK[STATES[frame.columns.state[i]]]?.verbs.includes(verb));
-    for (const i of apt) {
-      const request = crypto.randomUUID?.() ?? String(Math.random());
-      asked.set(request, { verb, kernel: ids[i] });
-      send({ kind: "command", verb, kernel: ids[i], request });
-    }
-    said = { text: apt.length === 1 ? `${verb} ${ids[apt[0]]} …` : `${verb} ${apt.length} kernels …`, bad: false };
-    redraw();
+    const apt = selection().filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
+    for (const i of apt) view.command(verb, ids[i]);
+    if (apt.length > 1) view.say(`${verb} ${apt.length} kernels …`);
   }
 
   function select(chosen) {
     ui.selected = new Set(chosen);
-    send({ kind: "select", kernels: [...ui.selected].slice(0, SERIES) });
-    redraw();
+    view.set("kernels", [...ui.selected].slice(0, SERIES));
+    view.redraw();
   }
 
   function sortBy(column) {
@@ -738,7 +461,7 @@ function render({ model, el, ui }) {
     else if (ui.sort.down === numeric) ui.sort = { column, down: !numeric };
     else ui.sort = { column: null, down: false };
     sortedAt = -1e9;
-    redraw();
+    view.redraw();
   }
 
   function pick(at, event) {
@@ -782,7 +505,7 @@ function render({ model, el, ui }) {
       if (top < grid.scrollTop) grid.scrollTop = top;
       else if (top + 2 * height > grid.scrollTop + grid.clientHeight)
         grid.scrollTop = top + 2 * height - grid.clientHeight;
-      redraw();
+      view.redraw();
     } else if ((event.key === " " || event.key === "Enter") && at >= 0) {
       pick(at, { ctrlKey: true });
     } else if (event.key === "Escape") {
@@ -792,75 +515,21 @@ function render({ model, el, ui }) {
   });
   on(grid, "focus", () => {
     if (ui.cursor === null && order.length) ui.cursor = ids[order[0]];
-    redraw();
+    view.redraw();
   });
-  on(grid, "scroll", redraw, { passive: true });
+  on(grid, "scroll", view.redraw, { passive: true });
   on(filter, "input", () => {
     ui.filter = filter.value;
     sortedAt = -1e9;
     grid.scrollTop = 0;
-    redraw();
+    view.redraw();
   });
-  on(freeze, "click", () => send({ kind: "freeze", on: frame?.content.status !== "frozen" }));
 
-  // -- whether anybody can see it --------------------------------------------------------------------------------------
-
-  let inSight = false;
-  function look() {
-    const now = inSight && document.visibilityState === "visible";
-    if (now === visible) return;
-    visible = now;
-    send({ kind: "seen", visible });
-  }
-  const sight = new IntersectionObserver((entries) => {
-    inSight = entries.at(-1).isIntersecting;
-    look();
-  });
-  on(document, "visibilitychange", look);
-
-  // -- life ------------------------------------------------------------------------------------------------------------
-
-  model.on("msg:custom", received);
-  const pulse = setInterval(() => {
-    if (!visible) return;
-    if (performance.now() - arrived > 5000) send({ kind: "seen", visible }); // for a kernel that had given this view up
-    labelCharts();
-    redraw(); // the age of the picture
-  }, 1000);
-  connect(model, signal, heard, () => {
-    trouble = "no connection to the kernel: run the cell again";
-    redraw();
-  }).then(
-    (connected) => {
-      send = connected;
-      if (ui.selected.size) select(ui.selected);
-      sight.observe(root);
-    },
-    (error) => {
-      trouble = `no connection to the kernel: ${error.message}`;
-      redraw();
-    },
-  );
-  redraw();
-
-  return () => {
-    stop.abort();
-    model.off("msg:custom", received);
-    sight.disconnect();
-    clearInterval(pulse);
-  };
+  return { arrived, draw, pulse: labelCharts, opened: () => ui.selected.size && select(ui.selected) };
 }
-
-const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) =>
-  STATES.indexOf(state),
-);
-const PAST = { pause: "paused", resume: "resumed", stop: "stopped" };
-const EMPTY =
-  '<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch("name")</code>' +
-  " &ensp;or define one in a cell: <code>%%ring_kernel name</code></p>";
 
 /** One per widget: what its views have in common lives here, so that a view drawn anew goes on where it was. */
 export default () => {
   const ui = { filter: "", sort: { column: null, down: false }, selected: new Set(), cursor: null };
-  return { render: ({ model, el }) => render({ model, el, ui }) };
+  return { render: live({ title: "Ring kernels", start: (view) => start(view, ui) }) };
 };
