@@ -417,7 +417,9 @@ class FakeClock(_Watch):
         is_home = running is not None or any(runtime._home == me for runtime in self._given)
         super().__init__(loops, self._for_patience, caller=0 if is_home else me)
         # The clock of all loops of asyncio is one; what the instance has may be that of a former FakeClock.
-        self._time = self._began = max(type(loop).time(loop) for loop in loops)
+        began = max(type(loop).time(loop) for loop in loops)
+        # It begins at a time of few binary digits: whole seconds that are added to it then stay whole.
+        self._time = self._began = math.ceil(began * 2**20) / 2**20
         self.begin()
         return self
 

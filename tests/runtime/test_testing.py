@@ -95,6 +95,14 @@ async def test_hours_pass_in_an_instant(runtime, start, quickly):
             await runtime.wait_ended("slow", timeout=HOUR)
 
 
+async def test_whole_seconds_stay_whole_however_long_the_machine_has_been_on():
+    for _ in range(100):
+        with FakeClock() as clock:
+            for _ in range(5):
+                await asyncio.sleep(HOUR)
+            assert clock.elapsed == 5 * HOUR
+
+
 async def test_timers_of_the_loop_come_in_order_and_at_their_times(quickly):
     loop, came = asyncio.get_running_loop(), []
     begun = loop.time()
