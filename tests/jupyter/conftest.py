@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from tests.jupyter.browser import Lab, Server
     from tests.jupyter.kernel import NotebookKernel
     from tests.jupyter.page import Page
 
@@ -96,3 +97,26 @@ def loop(nb: NotebookKernel, request: pytest.FixtureRequest) -> str:
     """Runs the test with the ring kernels on a loop of their own, and on that of the notebook."""
     nb.run(f"%ring loop {request.param}")
     return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One JupyterLab for all tests in a browser."""
+    pytest.importorskip("jupyterlab")
+    from tests.jupyter.browser import Server
+
+    server = Server(tmp_path_factory.mktemp("lab"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def lab(server: Server, chromium: str) -> Iterator[Lab]:
+    """Opens notebooks in a browser. Not for modules with coroutine tests: Playwright's loop is running in between."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    from tests.jupyter.browser import ARGUMENTS, Lab
+
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield Lab(server, browser)
+        browser.close()
