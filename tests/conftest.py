@@ -4,7 +4,6 @@ import asyncio
 import functools
 import inspect
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -146,18 +145,3 @@ def no_blocking_in_a_loop(request: pytest.FixtureRequest) -> Iterator[None]:
 
     with blockbuster_ctx(scanned_modules=["pydotcompute"]):
         yield
-
-
-@pytest.fixture(scope="session")
-def chromium() -> str:
-    """Path of a browser that Playwright can drive; CHROMIUM names one that is not on the PATH."""
-    names = (
-        os.environ.get("CHROMIUM", "chromium"),
-        "chromium-browser",
-        "google-chrome",
-        "google-chrome-stable",
-    )
-    path = next(filter(None, map(shutil.which, names)), None)
-    if path is None:
-        pytest.skip("no Chromium: install it, or set CHROMIUM to its path")
-    return path

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PATIENCE = 60
 """Seconds that a slow machine may take for any one thing."""
+NO_CHROMIUM = "no Chromium: install it, or set CHROMIUM to its path"
 ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 THEMES = ("JupyterLab Light", "JupyterLab Dark")
 App = Literal["lab", "notebooks"]
@@ -214,6 +216,23 @@ class Lab:
             context.close()
             self.server.end_kernels(path)
         nb.check()
+
+
+@contextmanager
+def browsing(server: Server, path: str) -> Iterator[Lab]:
+    """A browser, the program at `path`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield Lab(server, browser)
+        browser.close()
+
+
+def chromium() -> str | None:
+    """Path of a browser that Playwright can drive; CHROMIUM names one that is not on the PATH."""
+    names = (os.environ.get("CHROMIUM", "chromium"), "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next(filter(None, map(shutil.which, names)), None)
 
 
 class Notebook:

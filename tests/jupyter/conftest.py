@@ -111,12 +111,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
-def lab(server: Server, chromium: str) -> Iterator[Lab]:
+def lab(server: Server) -> Iterator[Lab]:
     """Opens notebooks in a browser. Not for modules with coroutine tests: Playwright's loop is running in between."""
-    playwright = pytest.importorskip("playwright.sync_api")
-    from tests.jupyter.browser import ARGUMENTS, Lab
+    pytest.importorskip("playwright")
+    from tests.jupyter.browser import NO_CHROMIUM, browsing, chromium
 
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield Lab(server, browser)
-        browser.close()
+    if (path := chromium()) is None:
+        pytest.skip(NO_CHROMIUM)
+    with browsing(server, path) as lab:
+        yield lab
