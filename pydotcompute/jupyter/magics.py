@@ -8,7 +8,6 @@ import inspect
 import re
 import shlex
 import sys
-import threading
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
@@ -609,10 +608,6 @@ class RingMagics(Magics):
 
 
 _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
-
-
-_SLOW = 1.5
-"""Seconds that compiling a step takes at most, but for the first one on a machine."""
 _LIMITS = OPTIONS.keys() - {"restart"}
 _LINES = 20
 """How many of the messages that it handled `%ring step` shows."""
@@ -629,15 +624,9 @@ def _is_body(function: Callable[..., Any]) -> bool:
 
 
 def _compile(definition: RingKernelDefinition) -> None:
-    """Compile a step here, so that launching it waits for nothing; where it takes long, say so."""
-    if isinstance(definition, StepDefinition) and not definition.is_built:
-        told = f"compiling {definition.kernel_id}; the first time on a machine takes some seconds"
-        slow = threading.Timer(_SLOW, print, (told,))
-        slow.start()
-        try:
-            definition.build()
-        finally:
-            slow.cancel()
+    """Compile a step here, so that launching it waits for nothing."""
+    if isinstance(definition, StepDefinition):
+        definition.build()
 
 
 def _cell_number() -> int:

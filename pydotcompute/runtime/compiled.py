@@ -668,9 +668,9 @@ class InstanceHandle:
         """`RingKernelRuntime.send_many` to this instance."""
         await self.kernel.runtime.send_many(self.kernel.id, messages, instance=self.index)
 
-    async def send_batch(self, records: NDArray[np.void]) -> None:
+    async def send_batch(self, records: NDArray[np.void], *, progress: bool = False) -> None:
         """`RingKernelRuntime.send_batch` to this instance."""
-        await self.kernel.runtime.send_batch(self.kernel.id, records, instance=self.index)
+        await self.kernel.runtime.send_batch(self.kernel.id, records, instance=self.index, progress=progress)
 
     async def ask(self, message: Any, timeout: float | None = None) -> Any:
         """`RingKernelRuntime.ask` of this instance."""

@@ -559,9 +559,9 @@ class RingKernel:
         """`RingKernelRuntime.receive` from this kernel."""
         return await self.runtime.receive(self.id, timeout)
 
-    async def send_batch(self, records: NDArray[np.void]) -> None:
+    async def send_batch(self, records: NDArray[np.void], *, progress: bool = False) -> None:
         """`RingKernelRuntime.send_batch` to this kernel."""
-        await self.runtime.send_batch(self.id, records)
+        await self.runtime.send_batch(self.id, records, progress=progress)
 
     async def receive_batch(self, max_n: int = 4096, timeout: float | None = None) -> NDArray[np.void]:
         """`RingKernelRuntime.receive_batch` from this kernel."""

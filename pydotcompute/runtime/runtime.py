@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
+from contextvars import copy_context
 from functools import partial
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
@@ -44,6 +45,7 @@ from .lifecycle import KernelState
 from .links import Link, connect, disconnect
 from .loops import LoopThread, unanswered
 from .mailbox import Entry, checked_priority
+from .progress import bar
 from .scheduler import AWAITED, NEW, SET, Scheduler, Wait, clock
 from .step import StepDefinition
 from .supervision import MAX_RESTARTS, WINDOW, Strategy, SupervisionGroup, group_of
@@ -67,6 +69,8 @@ log = logging.getLogger("pydotcompute")
 
 PATIENCE, GRACE = 2.0, 0.5
 """Seconds that a caller on another loop waits until the runtime's loop is looked at, and that it then has to move."""
+PARTS = 200
+"""How often at most the bar of a batch moves: each time costs tens of microseconds."""
 
 Unclaimed = Callable[[str, Any], None]
 """What becomes of the reply of a kernel whose taker, on another loop, was cancelled as it came."""
@@ -493,7 +497,9 @@ class RingKernelRuntime:
             raise DefinitionError(f"launch takes a kernel id or what @ring_kernel made, not {kernel!r}")
         name = definition.kernel_id if kernel_id is None else checked_id(kernel_id)
         if isinstance(definition, StepDefinition) and not definition.is_built:
-            await self._scheduler_of_loop().loop.run_in_executor(None, definition.build)
+            # In this context: what it shows while it compiles belongs to the cell that launches.
+            build = partial(copy_context().run, definition.build)
+            await self._scheduler_of_loop().loop.run_in_executor(None, build)
         if self._closing is not None:
             raise RuntimeClosedError("the runtime is being closed: launch in a new RingKernelRuntime")
         if name in self._routers:
@@ -1086,18 +1092,24 @@ class RingKernelRuntime:
                     await self.send(kernel.id, message, instance)
                 return
 
-    async def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
+    async def send_batch(
+        self, kernel_id: str, records: NDArray[np.void], instance: int | None = None, *, progress: bool = False
+    ) -> None:
         """`send` each of these records, in order, as a message of default priority.
 
         Args:
             records: of shape (n,) and the dtype of the messages that the kernel takes: ``Sample.dtype``.
             instance: as in `send`.
+            progress: show how many are sent, as `map` does.
 
         Raises:
             DefinitionError: the kernel does not take one class of messages whose fields all have a fixed size.
             MessageTypeError: not such an array. Nothing was sent.
+            ModuleNotFoundError: progress without tqdm.
             What `send` raises.
         """
+        if progress:
+            return await self._send_batch(kernel_id, records, instance)
         if self._away:
             if (left := self._put_batch_directly(kernel_id, records, instance)) is not None:
                 await self._hop(self.send_batch, kernel_id, left, instance)
@@ -1110,6 +1122,19 @@ class RingKernelRuntime:
         if not isinstance(kernel, CompiledKernel):
             return await self.send_many(kernel_id, from_records(cls, records))
         await self._send_records(kernel, records, lambda done: from_records(cls, records[done:]), instance)
+
+    async def _send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None) -> None:
+        """`send_batch` with a bar, which moves at every part."""
+        records = checked_records(self._find(kernel_id)._input_types[0], records)
+        shown = bar(kernel_id, len(records))
+        part = -(-len(records) // PARTS) or 1
+        try:
+            for first in range(0, len(records), part):
+                some = records[first : first + part]
+                await self.send_batch(kernel_id, some, instance)
+                shown.update(len(some))
+        finally:
+            shown.close()
 
     async def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
         """Send a message and wait for the reply to it: None if the step of a compiled ring kernel sends none.
@@ -1241,34 +1266,36 @@ class RingKernelRuntime:
             messages: an iterable or asynchronous iterable.
             window: how many asks may be in flight.
             timeout: seconds for each ask.
-            progress: show a progress bar; needs the package tqdm.
+            progress: show how many are answered, once it takes more than half a second: at the terminal, or below the
+                cell; nowhere if standard error is no terminal. Needs the package tqdm.
 
         Raises:
             ValueError: a window below 1.
-            ModuleNotFoundError: a progress bar without tqdm.
+            ModuleNotFoundError: progress without tqdm.
             What `ask` raises, at the place of the message that it is about; asks in flight are then cancelled.
         """
         if not is_count(window):
             raise ValueError(f"window must be an integer of at least 1, not {window!r}")
-        bar = _progress_bar(messages, kernel_id) if progress else None
+        total = len(messages) if hasattr(messages, "__len__") else None
+        shown = bar(kernel_id, total) if progress else None
         flying: deque[asyncio.Task[Any]] = deque()
         try:
             async for message in _each(messages):
                 flying.append(asyncio.ensure_future(self.ask(kernel_id, message, timeout)))
                 if len(flying) >= window:
                     yield await flying.popleft()
-                    if bar is not None:
-                        bar.update()
+                    if shown is not None:
+                        shown.update()
             while flying:
                 yield await flying.popleft()
-                if bar is not None:
-                    bar.update()
+                if shown is not None:
+                    shown.update()
         finally:
             for task in flying:
                 task.cancel()
             await asyncio.gather(*flying, return_exceptions=True)
-            if bar is not None:
-                bar.close()
+            if shown is not None:
+                shown.close()
 
     async def receive(self, kernel_id: str, timeout: float | None = None) -> Any:
         """The oldest reply of a kernel that no ask was waiting for.
@@ -1691,14 +1718,6 @@ async def _each(messages: Any) -> AsyncIterator[Any]:
             yield message
 
 
-def _progress_bar(messages: Any, kernel_id: str) -> Any:
-    try:
-        from tqdm.auto import tqdm  # type: ignore[import-untyped, unused-ignore]
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("progress=True needs the package tqdm: pip install tqdm") from error
-    return tqdm(total=len(messages) if hasattr(messages, "__len__") else None, desc=kernel_id, unit=" messages")
-
-
 class SyncRuntime:
     """Blocking twins of the coroutines of a runtime: ``runtime.sync.ask(...)``.
 
@@ -1814,9 +1833,13 @@ class SyncRuntime:
         """`RingKernelRuntime.send_many`."""
         self.call(self._runtime.send_many, kernel_id, list(messages), instance)
 
-    def send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None = None) -> None:
+    def send_batch(
+        self, kernel_id: str, records: NDArray[np.void], instance: int | None = None, *, progress: bool = False
+    ) -> None:
         """`RingKernelRuntime.send_batch`."""
-        if (left := self._runtime._put_batch_directly(kernel_id, records, instance)) is not None:
+        if progress:
+            self.call(self._runtime._send_batch, kernel_id, records, instance)
+        elif (left := self._runtime._put_batch_directly(kernel_id, records, instance)) is not None:
             self.call(self._runtime.send_batch, kernel_id, left, instance)
 
     def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:

@@ -18,6 +18,7 @@ from .executor import Engine, Program
 from .executor import backend as backend_of
 from .kernel import RingKernelDefinition, evaluated, unreadable
 from .mailbox import Backpressure
+from .progress import compiling
 
 MOST_THREADS = 1024
 """Of a block of any GPU that CUDA knows (CUDA C++ Programming Guide, compute capabilities)."""
@@ -138,11 +139,14 @@ class StepDefinition(RingKernelDefinition):
     def build(self) -> Program:
         """The step, ready to run; it is compiled once. Any thread may call it; it may take a second.
 
+        What takes longer than half a second is told at the terminal or below the cell.
+
         Raises:
             StepError: it cannot be compiled; the text says in which line, and what to write instead.
         """
         if self._program is None:
-            self._program = self._backend.build(self)
+            with compiling(self.kernel_id):
+                self._program = self._backend.build(self)
         return self._program
 
     @property

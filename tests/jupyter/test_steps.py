@@ -62,6 +62,7 @@ def total(sensor: int, value: float, *, of: str = "stats") -> str:
 def steps(nb: NotebookKernel) -> NotebookKernel:
     """A notebook that defines messages and a state, after what runs all steps has been compiled."""
     nb.run(NO_GPU + MESSAGES)
+    nb.run("import pydotcompute.runtime.progress as progress\nprogress.PATIENCE = 1000")  # however slow the machine is
     cell = nb.start(stats(bare=True) + "stats.build()")
     nb.until(lambda: cell.done, PATIENCE)
     assert cell.errors == []
@@ -78,12 +79,19 @@ def test_a_step_is_compiled_launched_and_activated(steps: NotebookKernel, loop: 
     assert steps.value('runtime["stats"].definition.backend_name') == "cpu"
 
 
-def test_what_takes_long_to_compile_is_said(steps: NotebookKernel) -> None:
-    steps.run("import pydotcompute.jupyter.magics as magics\nusual, magics._SLOW = magics._SLOW, 0.0")
-    cell = steps.run(stats(total="math.sin(state.total[0]) * math.cos(msg.value) - 12.75"))
-    steps.run("magics._SLOW = usual")
-    steps.show(cell, "compiling stats; the first time on a machine takes some seconds\n")
-    assert cell.stdout.count("compiling") == 1
+@pytest.mark.parametrize("way", ["magic", "launch"])
+def test_what_takes_long_to_compile_is_said_below_its_cell(steps: NotebookKernel, loop: str, way: str) -> None:
+    steps.run("import pydotcompute.runtime.progress as progress\nprogress.PATIENCE = 0.0")
+    number = {"thread": 12.75, "current": 13.25}[loop] + (way == "launch")  # nothing that is compiled already
+    source = stats(total=f"math.sin(state.total[0]) * math.cos(msg.value) - {number}", bare=way == "launch")
+    cell = steps.run(source + ("await runtime.launch(stats)" if way == "launch" else ""))
+    steps.until(lambda: any(m["msg_type"] == "update_display_data" for m in cell.messages))
+    told = [m for m in cell.messages if m["msg_type"] in ("display_data", "update_display_data")]
+    assert [m["msg_type"] for m in told] == ["display_data", *["update_display_data"] * (len(told) - 1)]
+    assert len({m["content"]["transient"]["display_id"] for m in told}) == 1
+    lines = [m["content"]["data"]["text/plain"] for m in told]
+    assert lines[0].startswith("compiling stats: 0.")
+    assert lines[-1].startswith("compiled stats in ")
 
 
 USUAL = {

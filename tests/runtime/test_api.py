@@ -1003,49 +1003,6 @@ async def test_an_impossible_window_is_refused(runtime, start, window):
         await anext(runtime.map("worker", [1], window=window))
 
 
-async def test_map_shows_progress_when_asked(runtime, start, monkeypatch, in_thread):
-    bars = []
-
-    class Bar:
-        def __init__(self, **options):
-            self.options, self.count, self.closed = options, 0, False
-            bars.append(self)
-
-        def update(self):
-            self.count += 1
-
-        def close(self):
-            self.closed = True
-
-    monkeypatch.setitem(sys.modules, "tqdm", SimpleNamespace())
-    monkeypatch.setitem(sys.modules, "tqdm.auto", SimpleNamespace(tqdm=Bar))
-
-    async def worker(ctx):
-        async for n in ctx:
-            await ctx.send(n)
-
-    await start(worker)
-    assert [reply async for reply in runtime.map("worker", [1, 2, 3])] == [1, 2, 3]
-    assert bars == []
-    assert [reply async for reply in runtime.map("worker", [1, 2, 3], progress=True)] == [1, 2, 3]
-    assert (bars[0].count, bars[0].closed, bars[0].options["total"]) == (3, True, 3)
-    assert [reply async for reply in runtime.map("worker", iter([1]), progress=True)] == [1]
-    assert bars[1].options["total"] is None
-    assert [reply async for reply in runtime["worker"].map([1, 2], progress=True)] == [1, 2]
-    assert await in_thread(lambda: runtime.sync.map("worker", [1, 2], progress=True)) == [1, 2]
-    assert [bar.count for bar in bars] == [3, 1, 2, 2]
-
-
-async def test_progress_without_tqdm_says_what_to_install(runtime, start, monkeypatch):
-    async def worker(ctx): ...
-
-    await start(worker, activate=False)
-    monkeypatch.setitem(sys.modules, "tqdm", None)
-    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with pytest.raises(ModuleNotFoundError, match="tqdm"):
-        await anext(runtime.map("worker", [1], progress=True))
-
-
 async def test_leaving_a_map_early_leaves_nothing_in_flight(runtime, start, gate, settle):
     go_on = gate()
 
