@@ -5,9 +5,11 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from types import MethodType
 from typing import Any, Literal
@@ -193,6 +195,17 @@ def _event(gpu: Gpu, stream: Any) -> Any:
     return stream.record(gpu.cupy.cuda.Event(disable_timing=True))
 
 
+@dataclass(frozen=True, slots=True)
+class Copies:
+    """What was copied to one side of a buffer so far, from the other one."""
+
+    count: int = 0
+    nbytes: int = 0
+    """Bytes of all of them together: each copies the whole memory, that of a view's buffer too."""
+    last: float | None = None
+    """When the last one began, as `time.time()` has it."""
+
+
 class Memory:
     """The first `nbytes` of a block, which all arrays that were ever made from them keep alive.
 
@@ -211,6 +224,8 @@ class Memory:
         self.shared = cupy() is None
         """The device side is the host side."""
         self.versions = [1, 0]
+        self.copies = [Copies(), Copies()]
+        """To each side."""
         self._claims: list[Callable[[], object]] = []  # on the side with the higher version
         self._loans: list[Loan] = []
         self._lock = threading.RLock()
@@ -235,6 +250,8 @@ class Memory:
             if copies:
                 settled = not any(other() for other in self._claims)
                 self.block.copy(side, self.nbytes, settled)
+                before = self.copies[side]
+                self.copies[side] = Copies(before.count + 1, before.nbytes + self.nbytes, time.time())
                 if settled:
                     self.versions[side] = self.versions[1 - side]
             if claim is not None:

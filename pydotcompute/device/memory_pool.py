@@ -8,7 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import SupportsIndex
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,7 +33,9 @@ class PoolStatistics:
     in_use: int
     """Bytes of the buffers that are in use."""
     kept: int
-    """Bytes that wait to be used again."""
+    """Bytes that wait to be used again ..."""
+    kept_blocks: int
+    """... and in how many pieces."""
     peak: int
     """Bytes: the most that were ever in use at a time."""
     limit: int | None
@@ -67,6 +71,8 @@ class MemoryPool:
         self._lock = threading.Lock()
         # Filled by the garbage collector, in the midst of anything: it must not take the lock.
         self._returned: deque[Block] = deque()
+        self._made: WeakValueDictionary[int, UnifiedBuffer] = WeakValueDictionary()
+        self._numbers = count()
 
     def empty(self, shape: SupportsIndex | Sequence[SupportsIndex], dtype: DTypeLike = np.float32) -> UnifiedBuffer:
         """A buffer of unspecified contents.
@@ -78,7 +84,19 @@ class MemoryPool:
         nbytes = math.prod(lengths) * checked.itemsize
         block = self._block(size_class(nbytes), nbytes)
         memory = Memory(block, nbytes, self._device, give_back=self._returned.append)
-        return UnifiedBuffer._of(memory, lengths, checked)
+        buffer = UnifiedBuffer._of(memory, lengths, checked)
+        with self._lock:
+            self._made[next(self._numbers)] = buffer
+        return buffer
+
+    @property
+    def buffers(self) -> tuple[UnifiedBuffer, ...]:
+        """Those that were made here, oldest first, and neither closed nor dropped.
+
+        `statistics()` counts those too that are gone but for arrays that were taken from them.
+        """
+        with self._lock:
+            return tuple(buffer for buffer in self._made.values() if not buffer.closed)
 
     def statistics(self) -> PoolStatistics:
         """A copy of the present figures."""
@@ -87,6 +105,7 @@ class MemoryPool:
             return PoolStatistics(
                 in_use=self._in_use,
                 kept=self._kept_bytes,
+                kept_blocks=sum(map(len, self._kept.values())),
                 peak=self._peak,
                 limit=self._limit,
                 buffers=self._buffers,

@@ -9,14 +9,21 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import EllipsisType
-from typing import Any, Self, SupportsIndex
+from typing import Any, Literal, NamedTuple, Self, SupportsIndex
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..exceptions import BackendUnavailableError, UnifiedBufferError
-from .memory import DEVICE, HOST, Block, Claim, ForeignStream, Memory, Side, cupy
+from .memory import DEVICE, HOST, Block, Claim, Copies, ForeignStream, Memory, Side, cupy
 from .text import html_table, human_size
+
+
+class Transfers(NamedTuple):
+    """What was copied between the sides of a buffer so far."""
+
+    to_device: Copies
+    to_host: Copies
 
 
 class UnifiedBuffer:
@@ -245,9 +252,14 @@ class UnifiedBuffer:
         Arrays that were taken from it, and views, stay good: the memory goes back, to its pool if it has one, when
         the last of them is gone. To drop the buffer does the same. A second time does nothing.
         """
-        if "_memory" in vars(self):
+        if not self.closed:
             self._memory.check_free()
             del self._memory, self._host
+
+    @property
+    def closed(self) -> bool:
+        """Whether its memory was given up by `close`."""
+        return "_memory" not in vars(self)
 
     # -- as an array -----------------------------------------------------------------------------------------------
 
@@ -280,6 +292,23 @@ class UnifiedBuffer:
     def contiguous(self) -> bool:
         """Whether its elements lie in C order without gaps, as ring kernels take them. Some slices do not."""
         return self._host.flags.c_contiguous
+
+    @property
+    def shared(self) -> bool:
+        """Whether the device side is the host side, because there is no GPU: nothing is ever copied then."""
+        return self._memory.shared
+
+    @property
+    def newest(self) -> tuple[Literal["host", "device"], ...]:
+        """The sides that are up to date; the other one is when it is taken next."""
+        host, device = (True, True) if self.shared else self._memory.newest
+        return ("host", "device") if host and device else ("host",) if host else ("device",)
+
+    @property
+    def transfers(self) -> Transfers:
+        """The copies between the sides so far: how many, how many bytes, when; of a view those of its buffer."""
+        copies = self._memory.copies
+        return Transfers(copies[DEVICE], copies[HOST])
 
     def __len__(self) -> int:
         """Length of the first dimension; `TypeError` for a buffer without dimensions, as in NumPy."""
@@ -352,14 +381,14 @@ class UnifiedBuffer:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __repr__(self) -> str:
-        if "_memory" not in vars(self):
+        if self.closed:
             return "UnifiedBuffer(closed)"
         return (
             f"UnifiedBuffer(shape={self.shape}, dtype={self.dtype}, {human_size(self.nbytes)}, newest: {self._newest})"
         )
 
     def _repr_html_(self) -> str:
-        if "_memory" not in vars(self):
+        if self.closed:
             return html_table("UnifiedBuffer", {"state": "closed"})
         memory = self._memory
         rows = {"shape": str(self.shape), "dtype": str(self.dtype), "size": human_size(self.nbytes)}

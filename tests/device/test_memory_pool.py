@@ -54,7 +54,7 @@ def test_memory_of_a_buffer_that_is_gone_is_used_again():
     assert again.host.ctypes.data == address
     assert pool.empty(1000).host.ctypes.data != address
     assert pool.statistics() == PoolStatistics(
-        in_use=4096, kept=4096, peak=8192, limit=None, buffers=1, reused=1, allocated=2
+        in_use=4096, kept=4096, kept_blocks=1, peak=8192, limit=None, buffers=1, reused=1, allocated=2
     )
 
 
