@@ -13,21 +13,24 @@ CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/devi
 BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_exporters or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
 BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
 
+NO_BROWSER = $(shell [ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || { echo --no-browser; \
+    echo 'No display here: open the URL that is printed. Ctrl-C stops it.' >&2; })
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help lab demo test test-core soak check bench gpu clean
+.PHONY: help lab dashboard demo test test-core soak check bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: $(VENV)/.lab ## open the tour in JupyterLab (without a display: print its URL)
-	@flags=; \
-	if [ "$$(uname)" != Darwin ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; then \
-	    flags=--no-browser; echo 'No display here: open the URL that JupyterLab prints. Ctrl-C stops it.'; \
-	fi; \
+	@flags='$(NO_BROWSER)'; \
 	if [ "$$(id -u)" = 0 ]; then flags="$$flags --allow-root"; fi; \
 	$(PY) -m jupyterlab $$flags --log-level=WARN --ServerApp.root_dir='$(CURDIR)' \
 	    --LabApp.default_url=/lab/tree/notebooks/00_tour.ipynb
+
+dashboard: $(VENV)/.lab ## the dashboard of the tour as a page without code, by Voilà (without a display: print its URL)
+	@$(PY) notebooks/serve_dashboard.py $(NO_BROWSER)
 
 demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.html
 	@mkdir -p build
@@ -48,7 +51,7 @@ check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
 
-bench: $(VENV)/.lab ## the benchmarks; each prints a table
+bench: $(VENV)/.dev ## the benchmarks; each prints a table (that of the dashboard in Chromium)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
 
 gpu: ## tests and benchmarks that need a GPU, with the packages this machine has; one JSON (JSON=FILE names it)

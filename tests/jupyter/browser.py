@@ -51,7 +51,7 @@ os.remove(os.environ["JPY_SESSION_NAME"] + ".on")
 """
 """A cell that blocks the kernel until `go_on`."""
 
-_INSIDE = re.compile(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:")
+_INSIDE = re.compile(r"(https?|wss?)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
 _OF_NOTEBOOK = re.compile(r"reading 'schema'|'filebrowser:open-path' not registered|403 .*/static/notebook/\w+\.woff2")
 """What Notebook 7 complains about on every page of its own."""
 _SETTINGS = {
@@ -84,8 +84,29 @@ _AXE = """async (selector) => {
 }"""
 
 
+def environment(folder: Path) -> dict[str, str]:
+    """For a server with all its files in `folder`: nothing that the user has set for Jupyter plays a part."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_", "PYTEST"))}
+    return ours | {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+        "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "IPYTHONDIR": str(folder / "ipython"),
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 class Server:
-    """A JupyterLab server of its own: nothing that the user has installed or set for Jupyter plays a part."""
+    """A JupyterLab server of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "notebooks"
@@ -96,23 +117,7 @@ class Server:
         self.folder.mkdir()
         for name, values in _SETTINGS.items():
             self.set(name, values)
-        names = ("config", "data", "runtime", "settings", "workspaces")
-        places = {name: str(folder / name) for name in names}
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("JUPYTER", "JPY_", "PYTEST"))}
-        env |= {
-            "JUPYTER_CONFIG_DIR": places["config"],
-            "JUPYTER_DATA_DIR": places["data"],
-            "JUPYTER_RUNTIME_DIR": places["runtime"],
-            "JUPYTERLAB_SETTINGS_DIR": places["settings"],
-            "JUPYTERLAB_WORKSPACES_DIR": places["workspaces"],
-            "JUPYTER_PREFER_ENV_PATH": "1",
-            "JUPYTER_TOKEN": self._token,
-            "IPYTHONDIR": str(folder / "ipython"),
-            "PYTHONPATH": str(ROOT),
-        }
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.address = f"http://127.0.0.1:{port}"
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
         command += [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={self.folder}"]
@@ -120,7 +125,12 @@ class Server:
         command += ["--JupyterNotebookApp.expose_app_in_browser=True"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                command, env=env, cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                command,
+                env=environment(folder) | {"JUPYTER_TOKEN": self._token},
+                cwd=self.folder,
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
             )
         end = time.monotonic() + PATIENCE
         while not self._answers():
@@ -204,18 +214,37 @@ class Lab:
         """
         self.server.set("@jupyterlab/apputils-extension/themes", {"theme": THEMES[dark], "adaptive-theme": False})
         path = cells if isinstance(cells, Path) else self.server.write(document(cells))
-        motion: Literal["reduce", "no-preference"] = "reduce" if calm else "no-preference"
-        context = self.browser.new_context(viewport={"width": width, "height": height}, reduced_motion=motion)
-        context.set_default_timeout(PATIENCE * 1000)
         try:
-            nb = Notebook(context.new_page(), path, app)
-            nb.page.goto(self.server.url(path, app))
-            nb.wait_ready()
-            yield nb
+            with self._page(width, height, calm) as page:
+                nb = Notebook(page, path, app)
+                page.goto(self.server.url(path, app))
+                nb.wait_ready()
+                yield nb
         finally:
-            context.close()
             self.server.end_kernels(path)
         nb.check()
+
+    @contextmanager
+    def site(self, url: str, *, dark: bool = False, width: int = 1280, height: int = 900) -> Iterator[Site]:
+        """Some other page, for readers who prefer it light or dark."""
+        with self._page(width, height, dark=dark) as page:
+            site = Site(page)
+            page.goto(url)
+            yield site
+        site.check()
+
+    @contextmanager
+    def _page(self, width: int, height: int, calm: bool = False, dark: bool = False) -> Iterator[Page]:
+        context = self.browser.new_context(
+            viewport={"width": width, "height": height},
+            reduced_motion="reduce" if calm else "no-preference",
+            color_scheme="dark" if dark else "light",
+        )
+        context.set_default_timeout(PATIENCE * 1000)
+        try:
+            yield context.new_page()
+        finally:
+            context.close()
 
 
 @contextmanager
@@ -235,15 +264,15 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
-class Notebook:
-    """An open notebook, its kernel, and what its page complained about and asked for."""
+class Site:
+    """A page, and what it complained about and asked for."""
 
-    def __init__(self, page: Page, path: Path, app: App) -> None:
-        self._app = app
+    _own_fault = re.compile(r"(?!)")
+    """Complaints that are not ours."""
+
+    def __init__(self, page: Page) -> None:
         self.page = page
         """Playwright's page: `nb.page.locator(…)`, `nb.page.keyboard` …"""
-        self.path = path
-        """The file; what stands in it is what was saved last."""
         self.complaints: list[str] = []
         """Errors of the console, and exceptions that nothing caught. A test that provokes one takes it out."""
         self.requests: list[str] = []
@@ -258,7 +287,7 @@ class Notebook:
             self._complain(f"{message.text} ({message.location['url']})")
 
     def _complain(self, text: str) -> None:
-        if self._app == "lab" or not _OF_NOTEBOOK.search(text):
+        if not self._own_fault.search(text):
             self.complaints.append(text)
 
     def check(self) -> None:
@@ -266,6 +295,32 @@ class Notebook:
         assert not self.complaints, "\n".join(self.complaints)
         outside = [url for url in self.requests if not _INSIDE.match(url)]
         assert not outside, "\n".join(outside)
+
+    def expect(self, locator: Locator) -> Any:
+        """Playwright's `expect`: ``nb.expect(locator).to_have_text("live")``, with patience."""
+        from playwright.sync_api import expect
+
+        expect.set_options(timeout=PATIENCE * 1000)
+        return expect(locator)
+
+    def axe(self, selector: str = ".pydotcompute") -> list[str]:
+        """What axe-core finds serious or critical in the parts of the page that `selector` selects, in words."""
+        self.page.locator(selector).first.scroll_into_view_if_needed()
+        if not self.page.evaluate("() => 'axe' in window"):
+            self.page.evaluate("(source) => { (0, eval)(source); }", _axe())
+        found: list[str] = self.page.evaluate(_AXE, selector)
+        return found
+
+
+class Notebook(Site):
+    """An open notebook and its kernel."""
+
+    def __init__(self, page: Page, path: Path, app: App) -> None:
+        if app == "notebooks":
+            self._own_fault = _OF_NOTEBOOK
+        super().__init__(page)
+        self.path = path
+        """The file; what stands in it is what was saved last."""
 
     # -- cells ---------------------------------------------------------------------------------------------------------
 
@@ -346,23 +401,6 @@ class Notebook:
         self.page.wait_for_function(
             "(light) => document.body.dataset.jpThemeLight === light", arg=str(not dark).lower()
         )
-
-    # -- looking -------------------------------------------------------------------------------------------------------
-
-    def expect(self, locator: Locator) -> Any:
-        """Playwright's `expect`: ``nb.expect(locator).to_have_text("live")``, with patience."""
-        from playwright.sync_api import expect
-
-        expect.set_options(timeout=PATIENCE * 1000)
-        return expect(locator)
-
-    def axe(self, selector: str = ".pydotcompute") -> list[str]:
-        """What axe-core finds serious or critical in the parts of the page that `selector` selects, in words."""
-        self.page.locator(selector).first.scroll_into_view_if_needed()
-        if not self.page.evaluate("() => 'axe' in window"):
-            self.page.evaluate("(source) => { (0, eval)(source); }", _axe())
-        found: list[str] = self.page.evaluate(_AXE, selector)
-        return found
 
 
 @functools.cache

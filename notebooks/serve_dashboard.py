@@ -1,0 +1,27 @@
+"""Serve the dashboard of the tour's actors as a page without code, by Voilà. Who opens it gets actors of their own.
+
+python notebooks/serve_dashboard.py [options of voila, such as --no-browser --port=8866]
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from voila.app import Voila
+
+HERE = Path(__file__).parent
+MISFIT = "@jupyter-notebook/lab-extension"
+"""An extension of Notebook that fails in Voilà's page."""
+
+
+def main() -> None:
+    # Where Voilà looks for templates: `page` is in `voila/templates`.
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("JUPYTER_PATH")]))
+    options = ["--template=page", f"--VoilaConfiguration.extension_denylist={MISFIT}", "--token", *sys.argv[1:]]
+    Voila.launch_instance([*options, str(HERE / "dashboard.ipynb")])
+
+
+if __name__ == "__main__":
+    main()
