@@ -662,6 +662,11 @@ class CudaEngine:
         pool = min(self._pools, key=lambda pool: pool.load) if wanted == "auto" else self._pools[wanted]
         return pool.executor(program, row, notify)
 
+    @property
+    def in_use(self) -> list[int]:
+        """The GPUs that have kernels of the runtime, by their index."""
+        return [pool.device.index for pool in self._pools if pool.kernels()]
+
     def close(self) -> None:
         for pool in self._pools:
             pool.close()

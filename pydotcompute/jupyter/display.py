@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
 from html import escape
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..runtime import RingKernel
 from ..runtime.kernel import _short
 from ..telemetry import RuntimeStatistics
-from ..telemetry.html import STATE_WORDS, duration, runtime_html, table_html
+from ..telemetry.html import STATE_WORDS, by_state, duration, kernels_html, runtime_html, table_html
 from ..telemetry.trace import one_line
 
 SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")
@@ -103,6 +103,7 @@ class Outputs:
 
 def dashboard_html(
     statistics: RuntimeStatistics,
+    tags: Mapping[str, str],
     notes: Iterable[str],
     names: Sequence[str],
     depths: NDArray[np.floating[Any]],
@@ -111,9 +112,66 @@ def dashboard_html(
 ) -> str:
     """The last picture of a dashboard: the table of statistics, what is wrong in words, and both charts.
 
-    `depths` and `rates` have shape (len(names), points).
+    `tags` say what runs each kernel, by its id; `depths` and `rates` have shape (len(names), points).
     """
-    lines = "".join(f"<div style='{_NOTE}'>{escape(note)}</div>" for note in notes)
+    table = runtime_html(statistics, tags=tags)
+    return _whole(table, _notes_html(notes), _charts_html(names, depths, rates, window))
+
+
+def kernel_html(
+    statistics: RuntimeStatistics,
+    tags: Mapping[str, str],
+    notes: Iterable[str],
+    names: Sequence[str],
+    depths: NDArray[np.floating[Any]],
+    rates: NDArray[np.floating[Any]],
+    window: float,
+) -> str:
+    """The last picture of a dashboard of one kernel, of which alone the arguments of `dashboard_html` tell."""
+    table = kernels_html(statistics.kernels.values(), tags)
+    return _whole(table, _notes_html(notes), _charts_html(names, depths, rates, window))
+
+
+def compact_html(
+    statistics: RuntimeStatistics,
+    notes: Iterable[str],
+    rate: float | None,
+    total: NDArray[np.floating[Any]],
+    window: float,
+) -> str:
+    """The last picture of a dashboard of one line.
+
+    Args:
+        rate: messages handled per second by all kernels together; None: not known.
+        total: the same over time, shape (points,), NaN where it is not known.
+    """
+    kernels = statistics.kernels.values()
+    lags = (("runtime", statistics.loop_lag), ("notebook", statistics.notebook_lag))
+    parts = [
+        f"<b>{len(kernels):,} ring kernel{'s' * (len(kernels) != 1)}</b>",
+        by_state(kernels),
+        "" if rate is None else f"<b>{short(rate)}</b> msg/s {_spark_html(total, window)}",
+        f"<b>{sum(kernel.queue_depth for kernel in kernels):,}</b> queued",
+        " · ".join(f"{name} lag {duration(lag)}" for name, lag in lags if lag is not None),
+        f"<b>{statistics.dead_letters:,}</b> dead letter{'s' * (statistics.dead_letters != 1)}",
+    ]
+    spans = "".join(f"<span>{part}</span>" for part in parts if part)
+    line = f"<div style='display:flex;flex-wrap:wrap;align-items:baseline;gap:2px 18px;padding:4px 8px'>{spans}</div>"
+    return _whole(line, _notes_html(notes))
+
+
+def _whole(*parts: str) -> str:
+    style = "color:var(--jp-content-font-color1,inherit);font:12px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
+    return f"<div style='{style}'>{''.join(parts)}</div>"
+
+
+def _notes_html(notes: Iterable[str]) -> str:
+    return "".join(f"<div style='{_NOTE}'>{escape(note)}</div>" for note in notes)
+
+
+def _charts_html(
+    names: Sequence[str], depths: NDArray[np.floating[Any]], rates: NDArray[np.floating[Any]], window: float
+) -> str:
     charts = ""
     if len(names) and (np.isfinite(depths).sum() > 1 or np.isfinite(rates).sum() > 1):
         key = "display:inline-block;width:14px;height:3px;margin:0 6px 3px 0"
@@ -129,8 +187,20 @@ def dashboard_html(
             f"<div style='padding:8px 8px 0'>{legend}</div>"
             f"<div style='display:flex;flex-wrap:wrap;gap:14px;padding:4px 8px 8px'>{both}</div>"
         )
-    style = "color:var(--jp-content-font-color1,inherit);font:12px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
-    return f"<div style='{style}'>{runtime_html(statistics)}{lines}{charts}</div>"
+    return charts
+
+
+def _spark_html(values: NDArray[np.floating[Any]], window: float) -> str:
+    """A line as high as the words around it."""
+    width, height = 84, 16
+    y = height - 1 - values / max(float(np.nanmax(values, initial=0.0)), 1e-9) * (height - 2)
+    line = f"<path d='{_path(np.linspace(0, width, len(values)), y)}' stroke='{SERIES_COLOURS[0]}' stroke-width='1.4'/>"
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' fill='none'>{line}</svg>"
+    return (
+        f"<img style='display:inline;width:{width}px;height:{height}px;margin:0 0 0 4px;vertical-align:-3px' "
+        f"alt='messages a second over the last {window:g} s' "
+        f"src='data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}'>"
+    )
 
 
 def chart_html(title: str, unit: str, names: Sequence[str], series: NDArray[np.floating[Any]], window: float) -> str:

@@ -3,10 +3,12 @@
 Kernel to browser: one custom message of the widget for each frame, absolute: whoever misses one has lost nothing. Its
 JSON part has what `frame_head` makes, and what the widget has to show.
 
-The dashboard shows what `dashboard_content` makes; its first buffer is what `pack` makes, the columns below for all
-kernels, in the order of the roster. Ids and tags travel only when the roster changes and in full snapshots; who sees a
-roster number that it has no ids for asks for a snapshot. In a snapshot a second buffer holds the rates over time,
-float32 of shape (kernels, points), oldest first.
+The dashboard shows what `dashboard_content` makes. In one line its only buffer holds the rates of all kernels together
+over time, float32 of shape (points,), oldest first. Else the first buffer is what `pack` makes, the columns below for
+all kernels, in the order of the roster, a number in the field ``roster``. ``ids``, and in ``tags`` what runs each
+(``"async"``, ``"cpu"``, ``"cpu ×100"`` for 100 instances), travel only when the roster changes and in full snapshots;
+who sees a roster number that it has no ids for asks for a snapshot. In a snapshot a second buffer holds the rates over
+time, float32 of shape (kernels, points), oldest first.
 
 Browser to kernel: the messages that `parse` knows, and no others, on a comm that the browser opens for each view (see
 `comm`). Each is a JSON object with `version` and `kind`.
@@ -15,11 +17,13 @@ Browser to kernel: the messages that `parse` knows, and no others, on a comm tha
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .meters import Gpu
 
 VERSION = 3
 TARGET = "pydotcompute.control"
@@ -36,6 +40,7 @@ COLUMNS = (
     ("handleP50", "f4"),  # seconds in the body; NaN: idle
     ("handleP99", "f4"),
     ("errors", "u4"),
+    ("restarts", "u4"),
     ("deadLetters", "u4"),
 )
 """Names and types of the columns of a frame: 32-bit little-endian words, one column after the other."""
@@ -75,41 +80,48 @@ def frame_head(*, number: int, status: Status, results: Sequence[Mapping[str, An
 
 def dashboard_content(
     *,
+    hz: float,
+    window: float,
     moment: int,
     points: int,
-    step: float,
-    roster: int,
-    ids: Sequence[str] | None,
-    tags: Sequence[str] | None,
+    counts: Sequence[int],
+    queued: int,
     rate: float | None,
     lag: float | None,
     notebook_lag: float | None,
+    cpu: float | None,
+    gpus: Sequence[Gpu],
     dead_letters: int,
     notes: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """What the dashboard shows.
+    """What the dashboard shows in each of its layouts.
 
     Args:
-        moment: number of the point in time that the rates belong to, one for each `step` seconds; `points` of them make
-            the window that charts and sparklines show.
-        roster: changes whenever the kernels do.
-        ids: of all kernels, when the browser may not know them; else None.
-        tags: with the ids, what runs each kernel, ``"cpu"`` or ``"cpu ×100"`` for 100 instances; empty for async ones.
+        hz: pictures a second.
+        window: seconds that charts and sparklines show, in so many `points`.
+        moment: number of the point in time that the rates belong to, one for each ``step`` seconds.
+        counts: how many kernels are in each of the states.
+        queued: messages in all mailboxes.
         rate: messages handled per second by all kernels together; None: not known yet.
         lag, notebook_lag: seconds that the loops are late; None: not known.
-        notes: what is wrong with single kernels, in words: ``{"kernel", "kind", "text", "origin"}``, kind ``"failed"``
-            or ``"waits"``.
+        cpu: cores that the process keeps busy; None: not known yet.
+        gpus: those in use.
+        notes: what is wrong with single kernels, in words: ``{"kernel", "kind", "text", "origin", "fate"}``, kind
+            ``"failed"`` or ``"waits"``, fate why it was not started again.
     """
     return {
+        "hz": hz,
+        "window": window,
         "moment": moment,
         "points": points,
-        "step": step,
-        "roster": roster,
-        "ids": None if ids is None else list(ids),
-        "tags": None if tags is None else list(tags),
+        "step": window / points,
+        "counts": list(counts),
+        "queued": queued,
         "rate": rate,
         "lag": lag,
         "notebookLag": notebook_lag,
+        "cpu": cpu,
+        "gpus": [asdict(gpu) for gpu in gpus],
         "deadLetters": dead_letters,
         "notes": list(notes),
     }

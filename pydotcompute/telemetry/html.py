@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
+from types import MappingProxyType
 
 from .counters import KernelStatistics, RuntimeStatistics
 
@@ -48,6 +50,7 @@ _COLUMNS = (
     "received",
     "processed",
     "errors",
+    "restarts",
     "dead letters",
     "wait p50 / p99",
     "handle p50 / p99",
@@ -56,13 +59,15 @@ _COLUMNS = (
 )
 
 
-def runtime_html(statistics: RuntimeStatistics, limit: int = 100) -> str:
-    """All kernels of a runtime as a table of at most `limit` rows, below a line about the runtime itself."""
+def runtime_html(
+    statistics: RuntimeStatistics, limit: int = 100, tags: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """All kernels of a runtime as a table of at most `limit` rows, below a line about the runtime itself.
+
+    `tags` say what runs each kernel, by its id.
+    """
     kernels = list(statistics.kernels.values())
-    counts: dict[str, int] = {}
-    for kernel in kernels:
-        counts[kernel.state] = counts.get(kernel.state, 0) + 1
-    states = " · ".join(f"{counts[state]:,} {word}" for state, word in STATE_WORDS.items() if state in counts)
+    states = by_state(kernels)
     head = f"<b>{_plural(len(kernels), 'ring kernel')}</b>"
     if states:
         head += f" &ensp;<span style='color:{_INK2}'>{states}</span>"
@@ -73,13 +78,19 @@ def runtime_html(statistics: RuntimeStatistics, limit: int = 100) -> str:
         head += f" &ensp;<span style='color:{_INK2}'>{_plural(statistics.dead_letters, 'dead letter')}</span>"
     left_out = max(len(kernels) - limit, 0)
     foot = f"<div style='padding:4px 8px;color:{_INK2}'>and {left_out:,} more</div>" if left_out else ""
-    table = kernels_html(kernels[:limit]) if kernels else ""
+    table = kernels_html(kernels[:limit], tags) if kernels else ""
     return f"<div style='{_BLOCK}'><div style='padding:4px 8px'>{head}</div>{table}{foot}</div>"
 
 
-def kernels_html(kernels: Iterable[KernelStatistics]) -> str:
-    """A table with one row for each of these kernels."""
-    return _table(_COLUMNS, 2, map(_row, kernels))
+def by_state(kernels: Iterable[KernelStatistics]) -> str:
+    """How many are in which state, in words; empty for no kernels."""
+    counts = Counter(kernel.state for kernel in kernels)
+    return " · ".join(f"{counts[state]:,} {word}" for state, word in STATE_WORDS.items() if state in counts)
+
+
+def kernels_html(kernels: Iterable[KernelStatistics], tags: Mapping[str, str] = MappingProxyType({})) -> str:
+    """A table with one row for each of these kernels; `tags` say what runs each, by its id."""
+    return _table(_COLUMNS, 2, (_row(kernel, tags.get(kernel.kernel_id, "")) for kernel in kernels))
 
 
 def table_html(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], note: str = "") -> str:
@@ -107,14 +118,15 @@ def _table(columns: Sequence[str], texts: int | None, rows: Iterable[str]) -> st
 _BLOCK = "color:var(--jp-content-font-color1,inherit);font:13px/1.4 var(--jp-ui-font-family,system-ui,sans-serif)"
 
 
-def _row(kernel: KernelStatistics) -> str:
+def _row(kernel: KernelStatistics, tag: str) -> str:
     colour, shape = _SHAPES[kernel.state]
     icon = f"<svg {_ICON}><path d='{shape}'/></svg>"
     version = f" <span style='{_TAG}'>v{kernel.version}</span>" if kernel.version > 1 else ""
+    tag = f" <span style='font-size:11px;color:{_INK2}'>{escape(tag)}</span>" if tag else ""
     waiting = f" <span style='color:{_INK2}'>waiting: {escape(kernel.waiting_for)}</span>"
     cells = [
         f"<th scope='row' style='{_LEFT};font-weight:400'><span style='{_ID}' title='{escape(kernel.kernel_id)}'>"
-        f"{escape(kernel.kernel_id)}</span>{version}</th>",
+        f"{escape(kernel.kernel_id)}</span>{tag}{version}</th>",
         f"<td style='{_LEFT}'><span style='color:{colour}'>{icon}{STATE_WORDS[kernel.state]}</span>"
         f"{waiting if kernel.waiting_for else ''}</td>",
     ]
@@ -125,6 +137,7 @@ def _row(kernel: KernelStatistics) -> str:
         f"{kernel.received:,}",
         f"{kernel.processed:,}",
         errors,
+        f"{kernel.restarts:,}",
         f"{kernel.dead_letters:,}",
         _percentiles(kernel.wait_p50, kernel.wait_p99),
         _percentiles(kernel.handle_p50, kernel.handle_p99),

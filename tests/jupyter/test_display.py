@@ -34,7 +34,7 @@ def test_a_line_is_broken_where_nothing_is_known():
 
 
 def test_each_kernel_has_a_line_of_its_own_colour():
-    html = dashboard_html(NOTHING, [], ["a", "b"], np.zeros((2, 9)), np.ones((2, 9)), 60)
+    html = dashboard_html(NOTHING, {}, [], ["a", "b"], np.zeros((2, 9)), np.ones((2, 9)), 60)
     assert html.count(f"background:{SERIES_COLOURS[0]}'></span>a") == 1
     assert html.count(f"background:{SERIES_COLOURS[1]}'></span>b") == 1
     assert len(paths(html.partition("<img")[2].partition("<img")[0])) == 2
@@ -42,7 +42,7 @@ def test_each_kernel_has_a_line_of_its_own_colour():
 
 def test_names_are_text_and_never_markup():
     name = "</div><script>'\""
-    html = dashboard_html(NOTHING, [], [name], np.zeros((1, 9)), np.zeros((1, 9)), 60)
+    html = dashboard_html(NOTHING, {}, [], [name], np.zeros((1, 9)), np.zeros((1, 9)), 60)
     assert "<script" not in html
     assert html.count(escape(name)) == 3  # in the legend, and in what both images say to those who do not see them
 
@@ -56,12 +56,12 @@ def test_the_axes_say_what_they_show():
 
 def test_a_picture_without_a_course_has_no_charts():
     unknown = np.full((1, 10), np.nan)
-    assert "<img" not in dashboard_html(NOTHING, [], ["a"], unknown, unknown, 60)
-    assert "<img" in dashboard_html(NOTHING, [], ["a"], np.zeros((1, 10)), unknown, 60)
+    assert "<img" not in dashboard_html(NOTHING, {}, [], ["a"], unknown, unknown, 60)
+    assert "<img" in dashboard_html(NOTHING, {}, [], ["a"], np.zeros((1, 10)), unknown, 60)
 
 
 def test_notes_are_text():
-    html = dashboard_html(NOTHING, ["a failed: <b>"], [], np.zeros((0, 9)), np.zeros((0, 9)), 60)
+    html = dashboard_html(NOTHING, {}, ["a failed: <b>"], [], np.zeros((0, 9)), np.zeros((0, 9)), 60)
     assert "a failed: &lt;b&gt;" in html
 
 

@@ -54,6 +54,11 @@ class Charts:
             )
             self._legend.value = f"<small>{escape(what)}</small>{keys}" if keys else ""
 
+    def reach(self, window: float) -> None:
+        """Show so many seconds from now on."""
+        for chart in self._charts:
+            chart.reach(window)
+
     def close(self) -> None:
         """Take them off the page."""
         for widget in (self.widget, self._legend):
@@ -65,18 +70,16 @@ class Charts:
 class _Chart:
     def __init__(self, title: str, unit: str, window: float, points: int) -> None:
         self._high = 1.0
-        self._x, self._y = bqplot.LinearScale(min=-window, max=0), bqplot.LinearScale(min=0, max=self._high)
+        self._x, self._y = bqplot.LinearScale(max=0), bqplot.LinearScale(min=0, max=self._high)
         # Ticks are named: bqplot would spread a number of ticks over the axis, whatever values they come to.
         ticks = {"tick_style": {"font-size": "11px"}}
-        seconds = np.linspace(-window, 0, 4)
         self._axes = (
-            bqplot.Axis(
-                scale=self._x, label="seconds", tick_values=seconds, tick_format="d", grid_lines="none", **ticks
-            ),
+            bqplot.Axis(scale=self._x, grid_lines="none", **ticks),
             bqplot.Axis(scale=self._y, side="left", tick_values=[0, 1], tick_format="~s", **ticks),
         )
+        self._points = points
         self._lines = bqplot.Lines(
-            x=np.linspace(-window, 0, points),
+            x=[],
             y=[],
             scales={"x": self._x, "y": self._y},
             colors=_COLOURS,
@@ -91,10 +94,19 @@ class _Chart:
             display_toolbar=False,
             layout=ipywidgets.Layout(width="auto", height="170px", min_width="0"),
         )
+        self.reach(window)
         self._title = ipywidgets.HTML(f"<div class='pdc-title'><b>{title}</b> <small>{unit}</small></div>")
         self.widget = ipywidgets.VBox(
             [self._title, self._figure], layout=ipywidgets.Layout(flex="1 1 300px", min_width="0", overflow="hidden")
         )
+
+    def reach(self, window: float) -> None:
+        name, unit = ("minutes", 60.0) if window > 120 else ("seconds", 1.0)
+        axis, start = self._axes[0], -window / unit
+        with self._x.hold_sync(), axis.hold_sync(), self._lines.hold_sync():
+            self._x.min = start
+            axis.label, axis.tick_values, axis.tick_format = name, np.linspace(start, 0, 4), "~r"
+            self._lines.x, self._lines.y = np.linspace(start, 0, self._points), []
 
     def draw(self, series: NDArray[np.floating[Any]], colours: list[str] | None) -> None:
         high = round_up(float(np.nanmax(series, initial=0.0)))

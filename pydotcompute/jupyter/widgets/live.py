@@ -28,6 +28,8 @@ STATIC = Path(__file__).parent / "static"
 UNSEEN_HZ = 1.0
 """Rate while views are open but out of sight: nothing is sent, series over time go on."""
 SETTLE_HZ = 20.0
+SAID = 5.0
+"""Seconds that frames tell what became of a command: one of them may get lost."""
 LATE = 3.0
 """Seconds that the browser may be behind with drawing until frames go out slowly."""
 SILENT = 30.0
@@ -122,8 +124,10 @@ class Live:
         """The last look by MIME type, at least ``text/html``, for those who read the notebook without a kernel."""
         raise NotImplementedError
 
-    def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
-        """What a button does. It may return a text, which is shown. Any thread may call this.
+    def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
+        """What a button does. It may return a text, which is shown; one that is known at once is returned itself.
+
+        Any thread may call this.
 
         Raises:
             schema.RefusedError: that is nothing that this widget can do.
@@ -156,7 +160,7 @@ class Live:
         self._snapshot = True
         self._sent_at = 0.0
         self._frame: Frame | None = None
-        self._results: deque[dict[str, Any]] = deque(maxlen=20)
+        self._results: deque[tuple[float, dict[str, Any]]] = deque(maxlen=20)
         self._outputs = Outputs()
         self._ended = threading.Event()
 
@@ -295,7 +299,7 @@ class Live:
             case schema.Hello():  # from a page without comms: the hello that opens a comm does not come here
                 pass
 
-    def _command(self, make: Make, request: str) -> None:
+    def _command(self, make: Make | str, request: str) -> None:
         """Post it to where it belongs; what becomes of it goes out with the next frame."""
 
         def done(future: Future[Any]) -> None:
@@ -307,8 +311,14 @@ class Live:
                 result(True, value if isinstance(value, str) else "")
 
         def result(ok: bool, text: str) -> None:
-            self._results.append({"request": request, "ok": ok, "text": text})
+            self._results.append((time.monotonic(), {"request": request, "ok": ok, "text": text}))
+            if self._status != "live":  # no frame would come by itself
+                with self._writing:
+                    self._snapshot = True
+                    self._adapt()
 
+        if isinstance(make, str):
+            return result(True, make)
         try:
             self._source.post(make).add_done_callback(done)
         except PyDotComputeError as error:  # closed meanwhile
@@ -365,7 +375,9 @@ class Live:
         self._number += 1
         fields, buffers = self._content(self._snapshot)
         self._snapshot = False
-        head = schema.frame_head(number=self._number, status=self._status, results=list(self._results))
+        latest = time.monotonic() - SAID
+        results = [result for said_at, result in list(self._results) if said_at > latest]
+        head = schema.frame_head(number=self._number, status=self._status, results=results)
         self._surface.send({**fields, **head}, buffers)
 
     def _settle(self, status: schema.Status, refresh: bool = False) -> None:

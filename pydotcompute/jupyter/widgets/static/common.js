@@ -20,12 +20,12 @@ const LOOK = {
     verbs: ["stop"],
     hint: "waits for await runtime.activate(…)",
   },
-  ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "stop"] },
+  ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "restart", "stop"] },
   DEACTIVATED: {
     word: "paused",
     tone: "warn",
     shape: BARS,
-    verbs: ["resume", "stop"],
+    verbs: ["resume", "step", "restart", "stop"],
     hint: "queues messages until it is resumed",
   },
   TERMINATING: {
@@ -35,11 +35,11 @@ const LOOK = {
     verbs: [],
     hint: "handles what is queued",
   },
-  TERMINATED: { word: "ended", tone: "idle", shape: SQUARE, verbs: [] },
-  FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: [] },
+  TERMINATED: { word: "ended", tone: "idle", shape: SQUARE, verbs: ["restart"] },
+  FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: ["restart"] },
 };
 /** What the verbs of commands have done to a kernel. */
-const PAST = { pause: "paused", resume: "resumed", stop: "stopped" };
+const PAST = { pause: "paused", resume: "resumed", step: "stepped", restart: "restarted", stop: "stopped" };
 
 // -- words -------------------------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ async function connect(model, signal, heard, lost) {
 // -- the view ----------------------------------------------------------------------------------------------------------
 
 /**
- * The render function of a widget: a head with its title, a body, and a foot that says how the connection is.
+ * The render function of a widget: a head with its title (or what it makes of the model), a body, and a foot that says how the connection is.
  *
  * `start(view)` fills the body, and returns what the widget does:
  *   arrived(content, buffers)  takes a frame in; false: it cannot be drawn yet
@@ -211,7 +211,7 @@ function live({ title, start }) {
     const status = h("span", { class: "pdc-live", role: "status" }, svg(DISC), liveWord);
     const frameWord = h("span");
     const slots = { head: h("div", { class: "pdc-slot" }), foot: h("span", { class: "pdc-slot" }) };
-    const head = h("div", { class: "pdc-head" }, h("h2", {}, title), slots.head, freeze);
+    const head = h("div", { class: "pdc-head" }, h("h2", {}, typeof title === "function" ? title(model) : title), slots.head, freeze);
     const body = h("div", { class: "pdc-main" });
     const foot = h("div", { class: "pdc-foot" }, status, slots.foot, h("span", { class: "pdc-grow" }), say, frameWord);
     // JupyterLab's single-key shortcuts are not meant for what is typed here.
@@ -264,12 +264,12 @@ function live({ title, start }) {
         requestAnimationFrame(redrawn);
       },
       set: (name, value) => send({ kind: "set", name, value }),
-      /** Its result is said when it comes. */
-      command(verb, kernel, args = {}) {
+      /** Its result is said when it comes, or given to `take(ok, words)`. */
+      command(verb, kernel, args = {}, take = null) {
         const request = crypto.randomUUID?.() ?? String(Math.random());
-        asked.set(request, { verb, kernel });
+        asked.set(request, { verb, kernel, take });
         send({ kind: "command", verb, kernel, request, arguments: args });
-        view.say(`${verb} ${kernel} …`);
+        if (!take) view.say(`${verb} ${kernel} …`);
       },
       /** Ask for everything that there is. */
       snapshot() {
@@ -332,7 +332,8 @@ function live({ title, start }) {
         const what = asked.get(request);
         if (!what) continue;
         asked.delete(request);
-        if (ok) said = { text: words || `${what.kernel} ${PAST[what.verb] ?? what.verb}`, bad: false };
+        if (what.take) what.take(ok, words);
+        else if (ok) said = { text: words || `${what.kernel} ${PAST[what.verb] ?? what.verb}`, bad: false };
         else said = { text: `${what.verb} ${what.kernel}: ${words}`, bad: true };
       }
       view.redraw();

@@ -1,4 +1,5 @@
-// The dashboard: all kernels in a table of which only the rows in sight are in the page. Follows common.js.
+// The dashboard: all kernels in a table of which only the rows in sight are in the page; or one of them; or one line for
+// all. Follows common.js.
 const COLUMNS = [
   ["state", "u4"],
   ["version", "u4"],
@@ -11,17 +12,26 @@ const COLUMNS = [
   ["handleP50", "f4"],
   ["handleP99", "f4"],
   ["errors", "u4"],
+  ["restarts", "u4"],
   ["deadLetters", "u4"],
 ];
 const SERIES = 5;
-const VERBS = { pause: ["Pause", BARS], resume: ["Resume", PLAY], stop: ["Stop", SQUARE] };
+const AGAIN = "M5 1a4 4 0 1 0 3.9 4.8h-1.6a2.5 2.5 0 1 1-2.3-3.3c.6 0 1.2.2 1.6.6l-1.4 1.4h4v-4l-1.5 1.5a4 4 0 0 0-2.7-1z";
+const VERBS = {
+  pause: ["Pause", BARS],
+  resume: ["Resume", PLAY],
+  step: ["Step", "M1 1l5 4l-5 4zM7 1h2v8h-2z"],
+  restart: ["Restart", AGAIN],
+  stop: ["Stop", SQUARE],
+};
+const RATES = [1, 2, 5, 10, 20];
+const WINDOWS = [30, 60, 300, 900, 3600];
 const SHOWN = ["ACTIVE", "LAUNCHED", "CREATED", "DEACTIVATED", "TERMINATING", "FAILED", "TERMINATED"].map((state) =>
   STATES.indexOf(state),
 );
 const EMPTY =
   '<p>No ring kernels yet.</p><p>Launch one that is defined: <code>await runtime.launch("name")</code>' +
   " &ensp;or define one in a cell: <code>%%ring_kernel name</code></p>";
-
 
 /** The columns of a frame by name, as typed arrays over its buffer. */
 function unpack(view) {
@@ -45,6 +55,7 @@ const TITLES = [
   ["waitP99", "wait p50 / p99"],
   ["handleP99", "handle p50 / p99"],
   ["errors", "errors"],
+  ["restarts", "restarts"],
   ["deadLetters", "dead"],
 ];
 const TIPS = {
@@ -56,14 +67,253 @@ const TIPS = {
   deadLetters: "dead letters: messages that were not handled",
 };
 const OVERSCAN = 3;
+const COLLATOR = new Intl.Collator("en", { numeric: true });
 
-function start(view, ui) {
+const span = (seconds) => (seconds < 60 || seconds % 60 ? `${seconds} s` : `${seconds / 60} min`);
+
+/** "3 active · 1 failed". */
+const byState = (counts) =>
+  SHOWN.filter((code) => counts[code])
+    .map((code) => `${count(counts[code])} ${LOOK[STATES[code]].word}`)
+    .join(" · ");
+
+/** [what, seconds] of the loops whose lag is known. */
+const lags = ({ lag, notebookLag }) =>
+  [
+    ["runtime", lag],
+    ["notebook", notebookLag],
+  ].filter(([, value]) => value !== null);
+
+const gibibytes = (bytes) => {
+  const value = bytes / 2 ** 30;
+  return value < 9.95 ? value.toFixed(1) : value.toFixed(0);
+};
+
+/** Values over time as a line in a box of `width` by 18; `at(k)` is the k-th of n. */
+function sparkPath(at, n, width) {
+  let high = 1e-9;
+  for (let k = 0; k < n; k++) if (at(k) > high) high = at(k);
+  let path = "";
+  let pen = "M";
+  for (let k = 1; k <= n; k += 2) {
+    const value = at(k - 1);
+    if (Number.isNaN(value)) {
+      pen = "M";
+      continue;
+    }
+    path += `${pen}${((k / n) * width).toFixed(1)} ${(17 - (value / high) * 16).toFixed(1)}`;
+    pen = "L";
+  }
+  return path;
+}
+
+/** What the kernel has set, to choose another. */
+function choice(view, label, name, options, word) {
+  const node = h("select", { "aria-label": label, title: label });
+  let chosenAt = -1e9;
+  const fill = field((list) =>
+    node.replaceChildren(...list.split(" ").map((value) => h("option", { value }, word(Number(value))))),
+  );
+  view.on(node, "change", () => {
+    chosenAt = performance.now();
+    view.set(name, Number(node.value));
+  });
+  const off = field((disabled) => (node.disabled = disabled));
+  return {
+    node,
+    show(present) {
+      off(!view.acts);
+      fill([...new Set([...options, present])].sort((a, b) => a - b).join(" "));
+      if (node.value !== String(present) && performance.now() - chosenAt > 1500) node.value = String(present);
+    },
+  };
+}
+
+/** How often, and how far back. */
+function choices(view) {
+  const window = choice(view, "seconds that the charts show", "window", WINDOWS, span);
+  const hz = choice(view, "pictures a second", "hz", RATES, (value) => `${value} Hz`);
+  return {
+    nodes: [window.node, hz.node],
+    show(content) {
+      window.show(content.window);
+      hz.show(content.hz);
+    },
+  };
+}
+
+/** A number with a word below it. */
+function kpi(label) {
+  const term = h("small", {}, label);
+  const value = h("b");
+  const box = h("div", {}, value, term);
+  return {
+    box,
+    label: text(term),
+    value: text(value),
+    title: attribute(box, "title"),
+    late: field((late) => box.classList.toggle("pdc-late", late)),
+    hide: field((hide) => (box.hidden = hide)),
+  };
+}
+
+// -- what is wrong -----------------------------------------------------------------------------------------------------
+
+/** Failures and the like, each with what can be done about it. `list(word)` shows the kernels of a state. */
+function notices(view, ui, list) {
+  const more = h("button", { type: "button", class: "pdc-link" });
+  const rest = h("div", { role: "listitem", "data-kind": "failed" }, more);
+  const node = h("div", { class: "pdc-notes", role: "list", tabindex: "0", "aria-label": "What is wrong" });
+  const known = new Map();
+  const write = { rest: field((n) => (more.textContent = `${count(n)} more failed: list all that have`)) };
+  view.on(more, "click", () => list("failed"));
+
+  function notice(kernel, kind) {
+    const icon = svg(kind === "failed" ? TRIANGLE : RING);
+    const [what, where, fate] = [h("span"), h("small"), h("small")];
+    const trace = h("pre", { tabindex: "0", "aria-label": `traceback of ${kernel}` });
+    const show = h("button", { type: "button", class: "pdc-link", "aria-expanded": "false" }, "traceback");
+    const again = h("button", { type: "button", class: "pdc-link", "data-verb": "restart" }, svg(AGAIN), "restart");
+    const line = h("div", {}, icon, h("p", {}, what, where, fate));
+    if (kind === "failed") line.append(show, again);
+    const item = h("div", { role: "listitem", "data-kind": kind }, line, trace);
+    let key = "";
+    view.on(show, "click", () => {
+      const of = key;
+      if (!ui.open.delete(of)) {
+        ui.open.set(of, "…");
+        view.command("traceback", kernel, {}, (_, words) => {
+          if (ui.open.has(of)) ui.open.set(of, words);
+          view.redraw();
+        });
+      }
+      view.redraw();
+    });
+    view.on(again, "click", () => view.command("restart", kernel));
+    const write = {
+      what: text(what),
+      where: text(where),
+      fate: text(fate),
+      trace: text(trace),
+      open: field((open) => {
+        trace.hidden = !open;
+        show.setAttribute("aria-expanded", String(open));
+      }),
+      off: field((off) => (again.disabled = off)),
+      why: attribute(again, "title"),
+    };
+    return {
+      item,
+      show(note) {
+        key = `${kernel} ${note.text}`;
+        write.what(`${kernel} ${note.text}`);
+        write.where(note.origin && ` — ${note.origin}`);
+        write.fate(note.fate && ` · ${note.fate}`);
+        write.trace(ui.open.get(key) ?? "");
+        write.open(ui.open.has(key));
+        write.off(!view.acts);
+        write.why(view.acts ? `start ${kernel} again` : view.idle);
+      },
+    };
+  }
+
+  const keyed = field((names) => node.replaceChildren(...names.split("\n").map((name) => known.get(name)?.item ?? rest)));
+  return {
+    node,
+    show({ notes, counts }) {
+      const names = notes.map(({ kernel, kind }) => `${kind} ${kernel}`);
+      notes.forEach((note, i) => {
+        if (!known.has(names[i])) known.set(names[i], notice(note.kernel, note.kind));
+        known.get(names[i]).show(note);
+      });
+      const unlisted = counts[STATES.indexOf("FAILED")] - notes.filter(({ kind }) => kind === "failed").length;
+      if (unlisted > 0) {
+        write.rest(unlisted);
+        names.push("");
+      }
+      node.hidden = !names.length;
+      keyed(names.join("\n"));
+      for (const name of known.keys()) if (!names.includes(name)) known.delete(name);
+    },
+  };
+}
+
+// -- one line ----------------------------------------------------------------------------------------------------------
+
+function line(view) {
+  view.root.classList.add("pdc-compact");
+  const states = STATES.map((state) => {
+    const { word, tone, shape } = LOOK[state];
+    const n = h("b");
+    const node = h("span", { class: "pdc-state", "data-tone": tone, title: word }, svg(shape), n, ` ${word}`);
+    return { node, n: text(n), hide: field((hide) => (node.hidden = hide)) };
+  });
+  const number = (word, ...extra) => {
+    const [n, unit] = [h("b"), h("small", {}, word)];
+    return { node: h("span", {}, n, " ", unit, ...extra), n: text(n), unit: text(unit) };
+  };
+  const spark = svg("", { viewBox: "0 0 84 18", preserveAspectRatio: "none", role: "img" });
+  const none = h("span", { class: "pdc-none" }, "no kernels");
+  const rate = number("msg/s", spark);
+  const queued = number("queued");
+  const lag = number("lag");
+  const dead = number("dead letters");
+  const wrong = h("span", { class: "pdc-bad pdc-wrong" });
+  const ordered = SHOWN.map((code) => states[code].node);
+  const parts = [rate, queued, lag, dead].map(({ node }) => node);
+  view.head.append(h("span", { class: "pdc-states" }, none, ...ordered), ...parts, wrong);
+  const write = {
+    none: field((hide) => (none.hidden = hide)),
+    path: attribute(spark.firstChild, "d"),
+    label: attribute(spark, "aria-label"),
+    lags: attribute(lag.node, "title"),
+    hideLag: field((hide) => (lag.node.hidden = hide)),
+    wrong: text(wrong),
+    wrongTitle: attribute(wrong, "title"),
+  };
+  let total = new Float32Array(0);
+
+  return {
+    arrived(_, [buffer]) {
+      total = new Float32Array(buffer.buffer.slice(buffer.byteOffset, buffer.byteOffset + buffer.byteLength));
+    },
+    draw() {
+      const { content } = view.frame;
+      states.forEach(({ n, hide }, code) => {
+        n(count(content.counts[code]));
+        hide(!content.counts[code]);
+      });
+      write.none(content.counts.some((n) => n));
+      rate.n(content.rate === null ? "–" : perSecond(content.rate));
+      write.path(sparkPath((k) => total[k], total.length, 84));
+      write.label(`messages a second over the last ${span(content.window)}`);
+      queued.n(count(content.queued));
+      const known = lags(content);
+      write.hideLag(!known.length);
+      lag.n(known.map(([, value]) => duration(value).join(" ")).join(" · "));
+      write.lags(`how late the event loops are: ${known.map(([name]) => name).join(" · ")}`);
+      dead.n(count(content.deadLetters));
+      dead.unit(content.deadLetters === 1 ? "dead letter" : "dead letters");
+      const failed = content.notes.filter(({ kind }) => kind === "failed");
+      write.wrong(failed.length ? `${failed[0].kernel} ${failed[0].text}` : "");
+      write.wrongTitle(
+        failed.map(({ kernel, text: what, origin }) => `${kernel} ${what} — ${origin}`).join("\n") || null,
+      );
+    },
+  };
+}
+
+// -- the table ---------------------------------------------------------------------------------------------------------
+
+/** All kernels; or `only` one of them, which the frames then tell of alone. */
+function table(view, ui, only) {
   const { root, on } = view;
+  root.classList.toggle("pdc-embed", !!only);
 
   // What is shown: the latest frame, and what the browser keeps besides.
   let columns = null;
   let ids = [];
-  let tags = []; // what runs each: "cpu", or "" for async kernels
+  let tags = []; // what runs each
   let roster = 0;
   let sparks = []; // by kernel: Float32Array(points), point k at k % points
   let moment = -1;
@@ -73,26 +323,17 @@ function start(view, ui) {
 
   // -- the parts -------------------------------------------------------------------------------------------------------
 
-  const kpi = (label) => {
-    const term = h("small", {}, label);
-    const value = h("b");
-    const box = h("div", {}, value, term);
-    return {
-      box,
-      label: text(term),
-      value: text(value),
-      late: field((late) => box.classList.toggle("pdc-late", late)),
-      hide: field((hide) => (box.hidden = hide)),
-    };
-  };
   const kernels = kpi("no kernels");
   const rate = kpi("messages");
   const lag = kpi("loop lag");
+  const cpu = kpi("CPU, of a core");
+  const gpu = kpi("GPU");
   const dead = kpi("dead letters");
+  const settings = choices(view);
   const filter = h("input", {
     type: "search",
-    placeholder: "Filter by id or state",
-    "aria-label": "Filter by id or state",
+    placeholder: "Filter by id, state, backend",
+    "aria-label": "Filter by id, state, or what runs it",
   });
   filter.value = ui.filter;
   const buttons = Object.entries(VERBS).map(([verb, [label, shape]]) => {
@@ -101,10 +342,11 @@ function start(view, ui) {
     return { verb, button, disabled: field((off) => (button.disabled = off)), title: attribute(button, "title") };
   });
   const titles = h("div", { class: "pdc-row pdc-titles", role: "row", "aria-rowindex": "1" });
-  const sorters = TITLES.map(([column, title, left]) => {
+  const sorters = TITLES.map(([column, name, left]) => {
+    const title = only && column === "id" ? "runs on" : name;
     const cell = h("div", { role: "columnheader", "data-column": column, ...(left && { class: "pdc-left" }) });
     const sortable =
-      column === "spark"
+      column === "spark" || only
         ? null
         : h(
             "button",
@@ -120,16 +362,29 @@ function start(view, ui) {
   const body = h("div", { class: "pdc-body", role: "rowgroup" });
   const grid = h(
     "div",
-    { class: "pdc-grid", role: "grid", tabindex: "0", "aria-label": "Ring kernels", "aria-multiselectable": "true" },
+    {
+      class: "pdc-grid",
+      role: "grid",
+      tabindex: "0",
+      "aria-label": only ? `Ring kernel ${only}` : "Ring kernels",
+      ...(!only && { "aria-multiselectable": "true" }),
+    },
     h("div", { role: "rowgroup" }, titles),
     body,
   );
   const empty = h("div", { class: "pdc-empty" });
-  const notes = h("div", { class: "pdc-notes", role: "list", tabindex: "0", "aria-label": "What is wrong" });
+  const notes = notices(view, ui, seek);
   const selectedWord = h("span");
-  view.head.append(h("div", { class: "pdc-kpis" }, kernels.box, rate.box, lag.box, dead.box));
-  const bar = h("div", { class: "pdc-bar" }, filter, view.sayer, ...buttons.map(({ button }) => button));
-  view.body.append(bar, grid, empty, notes);
+  const acts = h("div", { class: "pdc-slot", role: "group", "aria-label": "what the selected shall do" });
+  acts.append(...buttons.map(({ button }) => button));
+  const set = h("div", { class: "pdc-slot" }, ...settings.nodes);
+  if (only) view.head.append(acts, set);
+  else {
+    const boxes = [kernels, rate, lag, cpu, gpu, dead].map(({ box }) => box);
+    view.head.append(h("div", { class: "pdc-kpis" }, ...boxes));
+    view.body.append(h("div", { class: "pdc-bar" }, filter, acts, set));
+  }
+  view.body.append(grid, empty, notes.node);
   view.foot.append(selectedWord);
 
   const write = {
@@ -138,7 +393,6 @@ function start(view, ui) {
     rowCount: attribute(grid, "aria-rowcount"),
     active: attribute(grid, "aria-activedescendant"),
     empty: field((html) => (empty.innerHTML = html)),
-    notes: field((json) => notes.replaceChildren(...JSON.parse(json).map(note))),
   };
 
   // -- rows: only those in sight are in the page -----------------------------------------------------------------------
@@ -173,6 +427,7 @@ function start(view, ui) {
       wait: cell({ "data-column": "waitP99" }),
       handle: cell({ "data-column": "handleP99" }),
       errors: cell(),
+      restarts: cell({ "data-column": "restarts" }),
       dead: cell(),
     };
     const node = h("div", { class: "pdc-row", role: "row" }, id, state, queue, spark, ...Object.values(cells));
@@ -192,8 +447,7 @@ function start(view, ui) {
       }),
       tag: field((value) => {
         tag.textContent = value;
-        tag.title = `compiled, runs on: ${value}`;
-        tag.hidden = !value;
+        tag.title = value === "async" ? "an async ring kernel" : `compiled, runs on: ${value}`;
       }),
       version: field((n) => {
         version.textContent = `v${n}`;
@@ -218,6 +472,7 @@ function start(view, ui) {
       wait: text(cells.wait),
       handle: text(cells.handle),
       errors: text(cells.errors),
+      restarts: text(cells.restarts),
       bad: field((bad) => cells.errors.classList.toggle("pdc-bad", bad)),
       dead: text(cells.dead),
       selected: attribute(node, "aria-selected"),
@@ -247,41 +502,19 @@ function start(view, ui) {
     line.handle(percentiles(columns.handleP50[i], columns.handleP99[i]));
     line.errors(count(columns.errors[i]));
     line.bad(columns.errors[i] > 0);
+    line.restarts(count(columns.restarts[i]));
     line.dead(count(columns.deadLetters[i]));
     line.selected(String(ui.selected.has(ids[i])));
     line.cursor(ids[i] === ui.cursor);
     const drawn = `${ids[i]} ${moment}`;
     if (line.drawn !== drawn) {
       line.drawn = drawn;
-      line.line(sparkPath(sparks[i]));
+      const n = content.points;
+      line.line(sparkPath((k) => sparks[i][(moment + 1 + k) % n], n, 84));
       line.lineLabel(
-        `rate over the last ${Math.round(content.points * content.step)} seconds, now ${perSecond(columns.rate[i])} messages a second`,
+        `rate over the last ${span(content.window)}, now ${perSecond(columns.rate[i])} messages a second`,
       );
     }
-  }
-
-  function sparkPath(values) {
-    const n = values.length;
-    let high = 1e-9;
-    for (const value of values) if (value > high) high = value;
-    let path = "";
-    let pen = "M";
-    for (let k = 1; k <= n; k += 2) {
-      const value = values[(moment + k) % n];
-      if (Number.isNaN(value)) {
-        pen = "M";
-        continue;
-      }
-      path += `${pen}${((k / n) * 84).toFixed(1)} ${(17 - (value / high) * 16).toFixed(1)}`;
-      pen = "L";
-    }
-    return path;
-  }
-
-  function note({ kernel, kind, text: what, origin }) {
-    const words = h("span", {}, `${kernel} ${what}`);
-    if (origin) words.append(h("small", {}, `  — ${origin}`));
-    return h("div", { role: "listitem", "data-kind": kind }, svg(kind === "failed" ? TRIANGLE : RING), words);
   }
 
   // -- drawing ---------------------------------------------------------------------------------------------------------
@@ -297,7 +530,8 @@ function start(view, ui) {
     order = [];
     for (let i = 0; i < ids.length; i++) {
       const word = LOOK[STATES[columns.state[i]]]?.word ?? "";
-      if (!wanted || ids[i].toLowerCase().includes(wanted) || word.startsWith(wanted)) order.push(i);
+      const matches = ids[i].toLowerCase().includes(wanted) || word.startsWith(wanted) || tags[i].startsWith(wanted);
+      if (!wanted || matches) order.push(i);
     }
     const { column, down } = ui.sort;
     if (column) {
@@ -305,7 +539,7 @@ function start(view, ui) {
       const values = columns[column];
       const of = (i) => (Number.isNaN(values[i]) ? -1 : values[i]);
       const compare =
-        column === "id" ? (a, b) => ids[a].localeCompare(ids[b], "en", { numeric: true }) : (a, b) => of(a) - of(b);
+        column === "id" ? (a, b) => COLLATOR.compare(ids[a], ids[b]) : (a, b) => of(a) - of(b);
       order.sort((a, b) => sign * compare(a, b) || a - b);
     }
   }
@@ -315,24 +549,18 @@ function start(view, ui) {
     const now = performance.now();
     if (now - sortedAt > 1000) arrange(now);
 
-    const counts = new Map();
-    for (const state of columns.state) counts.set(state, (counts.get(state) ?? 0) + 1);
     kernels.value(count(ids.length));
-    kernels.label(
-      [...counts]
-        .sort((a, b) => SHOWN.indexOf(a[0]) - SHOWN.indexOf(b[0]))
-        .map(([state, n]) => `${count(n)} ${LOOK[STATES[state]]?.word ?? state}`)
-        .join(" · ") || "no kernels",
-    );
+    kernels.label(byState(content.counts) || "no kernels");
     rate.value(content.rate === null ? "–" : `${perSecond(content.rate)}/s`);
-    const lags = [
-      ["runtime", content.lag],
-      ["notebook", content.notebookLag],
-    ].filter(([, value]) => value !== null);
-    lag.hide(!lags.length);
-    lag.value(lags.map(([, value]) => duration(value).join(" ")).join(" · "));
-    lag.label(`loop lag: ${lags.map(([name]) => name).join(" · ")}`);
+    const known = lags(content);
+    lag.hide(!known.length);
+    lag.value(known.map(([, value]) => duration(value).join(" ")).join(" · "));
+    lag.label(`loop lag: ${known.map(([name]) => name).join(" · ")}`);
     lag.late((content.lag ?? 0) > 1);
+    cpu.hide(content.cpu === null);
+    cpu.value(`${Math.round((content.cpu ?? 0) * 100)} %`);
+    showGpus(content.gpus);
+    settings.show(content);
     dead.value(count(content.deadLetters));
     dead.label(content.deadLetters === 1 ? "dead letter" : "dead letters");
 
@@ -354,12 +582,14 @@ function start(view, ui) {
       fill(line, order[at], at);
     }
     for (const line of pool) if (!used.has(line)) line.show(false);
-    const cursor = order.findIndex((i) => ids[i] === ui.cursor);
+    const cursor = ui.cursor === null ? -1 : order.findIndex((i) => ids[i] === ui.cursor);
     write.active(cursor >= first && cursor < first + rows ? `${scope}-${cursor}` : null);
 
     const chosen = selection();
     write.selected(
-      chosen.length
+      only
+        ? ""
+        : chosen.length
         ? `${count(chosen.length)} of ${count(ids.length)} selected`
         : ids.length
           ? "click a kernel to select it"
@@ -379,10 +609,21 @@ function start(view, ui) {
               : `none of the selected can be ${PAST[verb]}`,
       );
     }
-    notes.hidden = !content.notes.length;
-    write.notes(JSON.stringify(content.notes));
+    notes.show(content);
     for (const [column, sorted] of sorters)
       sorted(ui.sort.column === column ? (ui.sort.down ? "descending" : "ascending") : null);
+  }
+
+  /** The first GPU, and how many more there are. */
+  function showGpus(gpus) {
+    const [first] = gpus;
+    gpu.hide(!first);
+    if (!first) return;
+    const busy = first.utilisation === null ? "" : ` · ${Math.round(first.utilisation * 100)} %`;
+    gpu.value(`${first.name.replace(/^NVIDIA /, "")}${busy}`);
+    const memory = (one) => (one.used === null ? "" : ` · ${gibibytes(one.used)} of ${gibibytes(one.memory)} GiB`);
+    gpu.label(`${gpus.length > 1 ? `GPU, 1 of ${gpus.length}` : "GPU"}${memory(first)}`);
+    gpu.title(gpus.map((one) => `${one.name}${memory(one)}`).join("\n"));
   }
 
   // -- what the kernel says --------------------------------------------------------------------------------------------
@@ -439,7 +680,7 @@ function start(view, ui) {
 
   function selection() {
     const chosen = [];
-    for (let i = 0; i < ids.length; i++) if (ui.selected.has(ids[i])) chosen.push(i);
+    for (let i = 0; i < ids.length; i++) if (only || ui.selected.has(ids[i])) chosen.push(i);
     return chosen;
   }
 
@@ -465,6 +706,7 @@ function start(view, ui) {
   }
 
   function pick(at, event) {
+    if (only) return;
     const id = ids[order[at]];
     if (event.shiftKey && ui.cursor !== null) {
       const from = Math.max(
@@ -518,18 +760,25 @@ function start(view, ui) {
     view.redraw();
   });
   on(grid, "scroll", view.redraw, { passive: true });
-  on(filter, "input", () => {
-    ui.filter = filter.value;
+  function seek(words) {
+    ui.filter = filter.value = words;
     sortedAt = -1e9;
     grid.scrollTop = 0;
     view.redraw();
-  });
+  }
+  on(filter, "input", () => seek(filter.value));
 
   return { arrived, draw, pulse: labelCharts, opened: () => ui.selected.size && select(ui.selected) };
 }
 
+function start(view, ui) {
+  const layout = view.model.get("layout_name");
+  return layout === "compact" ? line(view) : table(view, ui, layout === "embed" ? view.model.get("kernel") : null);
+}
+
 /** One per widget: what its views have in common lives here, so that a view drawn anew goes on where it was. */
 export default () => {
-  const ui = { filter: "", sort: { column: null, down: false }, selected: new Set(), cursor: null };
-  return { render: live({ title: "Ring kernels", start: (view) => start(view, ui) }) };
+  const ui = { filter: "", sort: { column: null, down: false }, selected: new Set(), cursor: null, open: new Map() };
+  const title = (model) => model.get("kernel") || "Ring kernels";
+  return { render: live({ title, start: (view) => start(view, ui) }) };
 };
