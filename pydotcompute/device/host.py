@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from ..exceptions import BackendUnavailableError, StepError, UnifiedBufferError
 from ..messages.record import Layout
-from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Program
+from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Program, Rings
 from ..telemetry import COUNTERS
 from . import atomics, ring
 from .cache import cached_module, fingerprint_of
@@ -348,6 +348,9 @@ class RingExecutor(ABC):
     @property
     def depth(self) -> int:
         return 0 if self._closed else self._native.do(ring.QUEUED, self.address)
+
+    def rings(self) -> Rings:
+        return Rings(self._inbox.positions, self._out.positions)
 
     # -- messages out --------------------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import Layout, layout
-from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program
+from ..runtime.executor import BY_KEY, NOTHING, PENDING, REFUSED, Event, Executor, Program, RingPositions, Rings
 from ..runtime.scheduler import SLICE_NS, Rests, clock
 from ..telemetry import BUCKETS, COUNTERS
 
@@ -93,6 +93,7 @@ class InterpretedExecutor:
         self._lock = Lock()  # held for a few instructions
         self._ring: deque[tuple[bytes, int, int, int]] = deque()  # packed, instance, ticket, clock() when it was put
         self._replies: deque[bytes] = deque()
+        self._left = self._read = 0  # how many messages have left the ring, and how many replies were taken
         self._places = 0  # kept in the ring for replies of other kernels, whose steps run
         self._answers: list[tuple[int, Any]] = []
         self._is_open = self._runs = self._scheduled = self._closed = False
@@ -163,6 +164,13 @@ class InterpretedExecutor:
     def depth(self) -> int:
         return len(self._ring) + self._places
 
+    def rings(self) -> Rings:
+        limit = self._capacity
+        with self._lock:
+            left, read = self._left, self._read
+            tails = left + len(self._ring), read + len(self._replies)
+        return Rings(*(RingPositions(limit, limit, head, tail) for head, tail in zip((left, read), tails, strict=True)))
+
     # -- messages out --------------------------------------------------------------------------------------------------
 
     def answers(self) -> Sequence[tuple[int, Any]]:
@@ -173,12 +181,14 @@ class InterpretedExecutor:
         if not self._replies:
             return NOTHING
         reply = self._replies.popleft()
+        self._read += 1
         self._go_on()
         return self._unpacked(reply)
 
     def take_records(self, max_n: int) -> NDArray[np.void]:
         assert self._reply is not None
         taken = [self._replies.popleft() for _ in range(min(max_n, len(self._replies)))]
+        self._read += len(taken)
         self._go_on()
         return np.frombuffer(bytearray().join(taken), self._reply.layout.dtype)
 
@@ -241,6 +251,7 @@ class InterpretedExecutor:
     def retrieve(self) -> Sequence[tuple[Any, int, int]]:
         with self._lock:
             left, self._ring = self._ring, deque()
+            self._left += len(left)
         if left and not self._closed:
             self._engine.loop.call_soon(self._tell)  # there is room
         unpack = self._message.layout.unpack_from
@@ -312,7 +323,9 @@ class InterpretedExecutor:
             self._answers.append((ticket, None if packed_reply is None else self._unpacked(packed_reply)))
         elif packed_reply is not None and target is None:
             self._replies.append(packed_reply)
-        self._ring.popleft()
+        with self._lock:
+            self._ring.popleft()
+            self._left += 1
         return True
 
     def _step(self, instance: int) -> bytes | None:

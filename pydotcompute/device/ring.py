@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..runtime.executor import RingPositions
 from ..telemetry.counters import BUCKETS, COUNTERS
 
 START = 0
@@ -135,6 +136,13 @@ class Ring:
             self.words[word] = START
         self.words[BUFFER], self.words[MASK], self.words[SIZE] = address(self.memory[0]), places - 1, size
         self.words[LIMIT], self.words[RUNS] = limit, address(self.memory[1]) if runs else 0
+
+    @property
+    def positions(self) -> RingPositions:
+        """Where it stands; the head is read first, and so never lies beyond the tail."""
+        words = self.words
+        head = int(words[HEAD])
+        return RingPositions(int(words[MASK]) + 1, int(words[LIMIT]), head, int(words[TAIL]))
 
     @property
     def is_done(self) -> bool:

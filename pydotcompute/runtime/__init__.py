@@ -3,6 +3,7 @@
 from .compiled import CompiledKernel, InstanceHandle
 from .context import KernelContext
 from .dead_letters import DeadLetter, DeadLetters, Kind, Letters, Replayed
+from .executor import RingPositions, Rings
 from .health import Health, KernelHealth
 from .kernel import Queued, RingKernel, RingKernelDefinition, define, definition_of, definitions, ring_kernel
 from .lifecycle import TRANSITIONS, KernelState
@@ -29,6 +30,8 @@ __all__ = [
     "RingKernel",
     "RingKernelDefinition",
     "RingKernelRuntime",
+    "RingPositions",
+    "Rings",
     "StepDefinition",
     "SupervisionGroup",
     "SyncRuntime",

@@ -19,7 +19,7 @@ from ..messages import DEFAULT_PRIORITY, checked_records, from_record
 from ..telemetry import COUNTERS
 from ..telemetry.observer import Delivery, Observer, delivery, on_behalf_of
 from .dead_letters import Kind
-from .executor import BY_KEY, PENDING, REFUSED, Engine, Event, Executor
+from .executor import BY_KEY, PENDING, REFUSED, Engine, Event, Executor, Rings
 from .intake import Intake, Outbox
 from .kernel import CODES, Queued, RingKernel, RingKernelDefinition, log
 from .lifecycle import KernelState
@@ -589,6 +589,9 @@ class CompiledKernel(RingKernel):
         await self._until_paused()
         if self._is_paused():
             await self._let_host_carry()
+
+    def rings(self) -> Rings:
+        return self._executor.rings()
 
     def _queue(self) -> list[Queued]:
         if not self._is_paused():

@@ -16,7 +16,7 @@ from __future__ import annotations
 from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +59,28 @@ class Event:
     """Nothing is in the ring and nothing in hand."""
     FAILURE: Final = 16
     """The step failed. It is always armed."""
+
+
+class RingPositions(NamedTuple):
+    """Where a ring stands. Positions count up and never come again; a position lies at the place of its remainder."""
+
+    places: int
+    """Slots; a power of two, but for the backend ``"interpreted"``."""
+    limit: int
+    """How many of them may be taken at once."""
+    head: int
+    """The position that is read next."""
+    tail: int
+    """The position that is written next."""
+
+
+class Rings(NamedTuple):
+    """The rings of a compiled ring kernel on the side of the host."""
+
+    messages: RingPositions
+    """Messages that wait for the loop; on a GPU, for the way there."""
+    replies: RingPositions
+    """Replies that wait for `receive`, or for a kernel that is connected."""
 
 
 class Program(Protocol):
@@ -120,6 +142,9 @@ class Executor(Protocol):
     @property
     def depth(self) -> int:
         """Messages that are in the ring, those in hand included. One that leaves has been counted as processed."""
+
+    def rings(self) -> Rings:
+        """Where its rings stand just now; any thread may ask, and the loop does not notice."""
 
     # -- messages out --------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ from .supervision import PATIENCE as PATIENCE_TO_RESTART
 
 if TYPE_CHECKING:
     from .compiled import InstanceHandle
+    from .executor import Rings
     from .links import Link
     from .runtime import RingKernelRuntime
 
@@ -673,6 +674,19 @@ class RingKernel:
         if predicate is not None and not callable(predicate):
             raise TypeError(f"break_when takes a function of a message, or None, not {predicate!r}")
         self.runtime._at_home(lambda: self._set_breakpoint(predicate))
+
+    def rings(self) -> Rings:
+        """Where the rings of a compiled ring kernel stand. Any thread may ask, and the kernel does not notice.
+
+        What other compiled kernels that are connected to it send lies in rings of theirs. While it is paused, `queue`
+        takes what is in its ring back into the mailbox, where it can be seen and moved.
+
+        Raises:
+            KernelStateError: an async ring kernel, which has a mailbox and no ring.
+        """
+        raise KernelStateError(
+            f"{self.id!r} is an async ring kernel: it has a mailbox and no ring; queue() shows what is in it"
+        )
 
     @property
     def queue_depth(self) -> int:

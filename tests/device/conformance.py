@@ -441,6 +441,33 @@ class Conformance:
         assert (await collect(runtime, "tally", 3))["n"].tolist() == [0, 1, 2]
         assert await kernel.snapshot() == tally_of(4)
 
+    async def test_the_positions_of_its_rings(self, runtime, start, in_thread):
+        kernel = await start(steps.echo, queue_size=5, activate=False)
+        new = kernel.rings()
+        assert (new.messages.limit, new.replies.limit) == (5, 5)
+        assert new.messages.places >= 5
+        assert new.messages.tail - new.messages.head == new.replies.tail - new.replies.head == 0
+        await kernel.activate()
+        await kernel.send_batch(numbers(range(5)))
+        await runtime.wait_idle("echo")
+        messages, replies = await in_thread(kernel.rings)
+        assert messages.head == messages.tail == new.messages.tail + 5
+        assert (replies.head, replies.tail) == (new.replies.head, new.replies.head + 5)
+        await kernel.send_batch(numbers([5, 6]))  # for whose replies there is no room
+        messages, replies = kernel.rings()
+        assert messages.head <= messages.tail == new.messages.tail + 7
+        assert replies.tail == new.replies.head + 5
+        await collect(runtime, "echo", 3)
+        await kernel.receive()
+        assert kernel.rings().replies.head == replies.head + 4
+        await collect(runtime, "echo", 3)
+        await kernel.deactivate()
+        await kernel.wait_paused()
+        await kernel.send(Number(9))
+        assert [queued.message.n for queued in await in_thread(kernel.queue)] == [9]
+        messages = kernel.rings().messages
+        assert messages.head == messages.tail >= new.messages.tail + 7
+
     async def test_one_definition_runs_under_several_ids(self, runtime, define, in_thread):
         definition = await in_thread(define, steps.tally)
         for kernel_id, n in (("one", 5), ("two", 9)):

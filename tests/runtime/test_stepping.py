@@ -434,3 +434,9 @@ async def test_records_that_wait_for_room_are_stepped_too(start, eventually, bac
     await sending
     assert found == [n * n for n in range(20)]
     assert kernel.state is KernelState.DEACTIVATED
+
+
+async def test_an_async_kernel_has_no_rings(start):
+    kernel = await start(square_async)
+    with pytest.raises(KernelStateError, match="has a mailbox and no ring; queue"):
+        kernel.rings()
