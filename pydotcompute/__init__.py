@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
     from .jupyter import dashboard as dashboard
     from .jupyter import load_ipython_extension as load_ipython_extension
+    from .jupyter import memory as memory
     from .jupyter import unload_ipython_extension as unload_ipython_extension
     from .messages import Record as Record
     from .messages import Shape as Shape
@@ -53,6 +54,7 @@ _HOME = {
     "exceptions": ".exceptions",
     "lane": ".device.block",
     "load_ipython_extension": ".jupyter",
+    "memory": ".jupyter",
     "message": ".messages",
     "read_log": ".runtime.recording",
     "ring_kernel": ".runtime",
@@ -77,6 +79,7 @@ __all__ = [
     "encode",
     "exceptions",
     "lane",
+    "memory",
     "message",
     "read_log",
     "ring_kernel",

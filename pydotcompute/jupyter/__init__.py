@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .widgets import dashboard as dashboard
+    from .widgets import memory as memory
 
-__all__ = ["dashboard", "load_ipython_extension", "unload_ipython_extension"]
+__all__ = ["dashboard", "load_ipython_extension", "memory", "unload_ipython_extension"]
+
+_WIDGETS = ("dashboard", "memory")
+"""What needs the widget libraries, which the magics do not."""
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -25,8 +29,8 @@ def unload_ipython_extension(shell: Any) -> None:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "dashboard":  # needs the widget libraries, which the magics do not
-        from .widgets import dashboard
+    if name in _WIDGETS:
+        from . import widgets
 
-        return dashboard
+        return getattr(widgets, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,5 +14,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .dashboard import Dashboard, dashboard
+from .memory import Memory, memory
 
-__all__ = ["Dashboard", "dashboard"]
+__all__ = ["Dashboard", "Memory", "dashboard", "memory"]
