@@ -211,7 +211,7 @@ class CpuExecutor(host.RingExecutor):
         place = next((i for i, other in enumerate(target._source_rings) if other is None or other.is_done), None)
         if place is None:
             return False
-        self._target = target
+        self._target, self._handed_before = target, int(self._out.words[ring.HEAD])  # what is unread goes there too
         self._out.words[ring.READER] = target.address
         former, target._source_rings[place] = target._source_rings[place], self._out
         target._sources[place] = self._out.address
@@ -220,6 +220,9 @@ class CpuExecutor(host.RingExecutor):
         target.words[ring.SOURCE_COUNT] = max(int(target.words[ring.SOURCE_COUNT]), place + 1)
         self._native.do(ring.NOTIFY, target.address)
         return True
+
+    def _handed(self) -> int:
+        return int(self._out.words[ring.TAIL])
 
     def disconnect(self) -> None:
         if self._target is not None:

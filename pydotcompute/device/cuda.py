@@ -410,7 +410,7 @@ class CudaExecutor(host.RingExecutor):
             return False
         if not self.resting or self.unread:  # which are to come before those that go there on the device
             return False
-        self._target = target
+        self._target, self._handed_before = target, self._handed()
         self._bridge[bridge.BRIDGE_TARGET] = target.address
         target._control[bridge.IS_FED] = 1
         self._set(
@@ -422,6 +422,10 @@ class CudaExecutor(host.RingExecutor):
             target._places - 1,
         )
         return True
+
+    def _handed(self) -> int:
+        # Those that go to the target leave no trace on this side but that they were counted.
+        return int(self._row[ring.REPLIED] - self._answers.words[ring.TAIL])
 
     def disconnect(self) -> None:
         if self._target is not None:

@@ -259,6 +259,7 @@ class RingExecutor(ABC):
         self._row = np.frombuffer(row, np.int64)
         self._sources = block(8 * MAX_SOURCES)
         self._target: RingExecutor | None = None
+        self._handed_before = 0  # what `_handed` was when it was connected
         self._failure: BaseException | None = None
         self._closed = self._rests = False
         self.words = words = block(8 * ring.KERNEL_WORDS)
@@ -348,6 +349,14 @@ class RingExecutor(ABC):
     @property
     def depth(self) -> int:
         return 0 if self._closed else self._native.do(ring.QUEUED, self.address)
+
+    @property
+    def handed(self) -> int:
+        return self._handed() - self._handed_before if self._target is not None else 0
+
+    @abstractmethod
+    def _handed(self) -> int:
+        """A number that goes up by one with each reply that goes to the target."""
 
     def rings(self) -> Rings:
         return Rings(self._inbox.positions, self._out.positions)

@@ -93,6 +93,7 @@ class InterpretedExecutor:
         self._lock = Lock()  # held for a few instructions
         self._ring: deque[tuple[bytes, int, int, int]] = deque()  # packed, instance, ticket, clock() when it was put
         self._replies: deque[bytes] = deque()
+        self.handed = 0
         self._left = self._read = 0  # how many messages have left the ring, and how many replies were taken
         self._places = 0  # kept in the ring for replies of other kernels, whose steps run
         self._answers: list[tuple[int, Any]] = []
@@ -220,7 +221,7 @@ class InterpretedExecutor:
     def disconnect(self) -> None:
         if self._target is not None:
             self._target._sources.discard(self)
-            self._target = None
+            self._target, self.handed = None, 0
             self._go_on()
 
     # -- life ----------------------------------------------------------------------------------------------------------
@@ -311,6 +312,7 @@ class InterpretedExecutor:
         finally:
             if is_unasked and target is not None:
                 target._fill(packed_reply)
+                self.handed += packed_reply is not None
         if self.failure is not None:
             return False
         spent, row = clock() - begun, self._row

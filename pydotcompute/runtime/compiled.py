@@ -590,6 +590,12 @@ class CompiledKernel(RingKernel):
         if self._is_paused():
             await self._let_host_carry()
 
+    def _handed_over(self) -> dict[str, int]:
+        link, sent = self._link, super()._handed_over()
+        if link is not None and (target := link.native_target) is not None:
+            sent[target.id] = sent.get(target.id, 0) + self._executor.handed
+        return sent
+
     def rings(self) -> Rings:
         return self._executor.rings()
 

@@ -255,11 +255,17 @@ class KernelContext(Generic[In, Out]):
 
     async def tell(self, kernel_id: str, message: Any) -> None:
         """Send a message to another kernel; waits while its mailbox is full. Errors as in `RingKernelRuntime.send`."""
-        await self._kernel.runtime.send(kernel_id, message)
+        kernel = self._kernel
+        kernel._sent[kernel_id] += 1  # before: what has come from nowhere would count as from outside
+        try:
+            await kernel.runtime.send(kernel_id, message)
+        except BaseException:
+            kernel._sent[kernel_id] -= 1
+            raise
 
     async def publish(self, topic: str, message: Any) -> int:
         """Send a message to all who have subscribed to its topic; how many. Errors as in `runtime.publish`."""
-        return await self._kernel.runtime.publish(topic, message)
+        return await self._kernel.runtime.publish(topic, message, _sent=self._kernel._sent)
 
     async def ask(self, kernel_id: str, message: Any, timeout: float | None = None) -> Any:
         """Send a message to another kernel and wait for its reply. Errors as in `RingKernelRuntime.ask`.
@@ -267,7 +273,7 @@ class KernelContext(Generic[In, Out]):
         Raises:
             KernelStateError: a body that asks its own kernel would wait for ever.
         """
-        return await self._kernel.runtime.ask(kernel_id, message, timeout)
+        return await self._kernel.runtime.ask(kernel_id, message, timeout, _sent=self._kernel._sent)
 
     def __repr__(self) -> str:
         return f"<context of {self._kernel!r}>"

@@ -173,6 +173,10 @@ class Executor(Protocol):
         False: this backend cannot, or not now.
         """
 
+    @property
+    def handed(self) -> int:
+        """Replies that went to the target since `connect`; 0 while there is none. Any thread may ask."""
+
     def disconnect(self) -> None:
         """Let replies be taken with `take` again; only while `resting`. Those on their way are the target's."""
 

@@ -14,6 +14,7 @@ import typing
 import warnings
 import weakref
 from asyncio.tasks import _unregister_task as unregister_task
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from copy import deepcopy
 from struct import pack_into
@@ -456,6 +457,7 @@ class RingKernel:
         "_retried",
         "_row",
         "_scheduler",
+        "_sent",
         "_stale",
         "_stepping",
         "_stopped_before",
@@ -497,6 +499,7 @@ class RingKernel:
         self._out = Mailbox(self, self._scheduler, definition.queue_size, tells=False)
         self._input_types, self._output_types = definition.input_types, definition.output_types
         self._waited, self._handled = [0] * BUCKETS, [0] * BUCKETS  # log2 histograms
+        self._sent: defaultdict[str, int] = defaultdict(int)  # to kernels and routers, by their ids
         self._unfinished = self._replied = self._errors = self._dead_letters = self._retried = 0
         self._observers: tuple[Observer, ...] = ()
         self._told_of: dict[str, tuple[Callable[..., None], ...]] = {}  # their methods, by name
@@ -687,6 +690,10 @@ class RingKernel:
         raise KernelStateError(
             f"{self.id!r} is an async ring kernel: it has a mailbox and no ring; queue() shows what is in it"
         )
+
+    def _handed_over(self) -> dict[str, int]:
+        """How many messages it has sent to whom."""
+        return dict(self._sent)
 
     @property
     def queue_depth(self) -> int:

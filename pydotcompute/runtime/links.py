@@ -128,6 +128,8 @@ class Link:
         """Carries; None while the source does it itself."""
         self.carries = False
         """Whether it has a reply in hand."""
+        self.native_target: CompiledKernel | None = None
+        """To whom the source hands over itself."""
         self._waiting: Wait | None = None  # for a reply
         self._refused = False  # the backend cannot hand over to this target
         self._not_before, self._patience = 0.0, PATIENCE  # when to try again that the source does it itself
@@ -152,8 +154,7 @@ class Link:
         if begins and self._may_be_native and self._connect_natively():
             return
         if self.task is None:
-            if former and isinstance(self.source, CompiledKernel):
-                self.source._executor.disconnect()
+            self._disconnect_natively()
             self._over_host(former)
 
     async def end(self, *targets: RingKernel | Router) -> None:
@@ -172,10 +173,9 @@ class Link:
             return
         source._link = None
         source.runtime._links.discard(self)
-        if self.task is None and isinstance(source, CompiledKernel):
-            if source._executor.resting:
-                source._executor.disconnect()
-        elif self.task is not None and not self.carries and self.task is not asyncio.current_task():
+        if self.task is None:
+            self._disconnect_natively()
+        elif not self.carries and self.task is not asyncio.current_task():
             self.task.cancel()
 
     async def rewire(self) -> None:
@@ -192,8 +192,7 @@ class Link:
         if self.is_native():
             async with at_rest(self.source):
                 if self.is_native():  # still
-                    assert isinstance(self.source, CompiledKernel)
-                    self.source._executor.disconnect()
+                    self._disconnect_natively()
                     self._over_host(self.targets)
 
     def is_native(self) -> bool:
@@ -216,7 +215,18 @@ class Link:
         source, target = self.source, self.targets[0]
         assert isinstance(source, CompiledKernel)
         assert isinstance(target, CompiledKernel)
-        return source._executor.connect(target._executor)
+        if source._executor.connect(target._executor):
+            self.native_target = target
+        return self.native_target is target
+
+    def _disconnect_natively(self) -> None:
+        source, target = self.source, self.native_target
+        if target is not None:
+            assert isinstance(source, CompiledKernel)
+            source._sent[target.id] += source._executor.handed
+            self.native_target = None
+            if source._executor.resting:  # else the step does not come back
+                source._executor.disconnect()
 
     async def _go_native(self) -> bool:
         """Let the source do it, when all that the host had to carry has been handled."""
@@ -290,20 +300,24 @@ class Link:
         self.let_go()
 
     async def _hand_over(self, entry: Entry) -> None:
-        source, out = self.source, self.source._out
+        source, out, targets = self.source, self.source._out, self.targets
         self.carries = True
         try:
             refused: Refused = []
             full: Full = []
             if type(entry) is Delivery:
                 with on_behalf_of(entry.cause, entry.source):
-                    taken = put_into(self.targets, entry[0], refused, full)
+                    taken = put_into(targets, entry[0], refused, full)
             else:
-                taken = put_into(self.targets, entry[0], refused, full)
+                taken = put_into(targets, entry[0], refused, full)
             if full:
                 taken += await wait_for_room(full, refused)
             if not refused:
+                for target in targets:
+                    source._sent[target.id] += 1
                 return
+            for target in {*targets}.difference(target for target, _ in refused):
+                source._sent[target.id] += 1
             ended = [target for target, _ in refused if is_closed(target)]
             if len(ended) == len(refused) and not taken:
                 out.put_back(entry)

@@ -60,17 +60,19 @@ class RouterStatistics:
 class _Routee:
     """One kernel of a pool."""
 
-    __slots__ = ("kernel", "number", "plain", "routed", "seed")
+    __slots__ = ("before", "kernel", "number", "plain", "routed", "seed")
 
     def __init__(self, kernel: RingKernel, number: int) -> None:
         self.number = number
-        self.take(kernel)
         self.seed = _hashed(kernel.id)
         self.routed = 0
+        self.take(kernel)
 
     def take(self, kernel: RingKernel) -> None:
         """Another one has come under its id."""
         self.kernel, self.plain = kernel, kernel._box.plain
+        self.before = self.routed
+        """How many went to those that had its id before."""
 
 
 class Router:
@@ -244,6 +246,18 @@ class Router:
         """Its counters now, frozen. Any thread may ask."""
         routed = {kernel_id: routee.routed for kernel_id, routee in list(self._known.items())}
         return RouterStatistics(self.id, self.strategy, routed, self._skipped, self._failed)
+
+    @property
+    def _taken(self) -> int:
+        """How many messages it was sent, but for those that failed."""
+        routed = [one.routed for one in list(self._known.values())]
+        return max(routed, default=0) if self._to_each else sum(routed)
+
+    def _given(self) -> dict[str, int]:
+        """How many messages it has given to each of the kernels that there are."""
+        kernels = self.runtime._kernels
+        known = list(self._known.items())
+        return {name: one.routed - one.before for name, one in known if kernels.get(name) is one.kernel}
 
     @property
     def _title(self) -> str:
@@ -497,6 +511,8 @@ async def router(
         what = "a router" if router_id in runtime._routers else f"a ring kernel ({runtime._kernels[router_id].state})"
         raise KernelStateError(f"{router_id!r} is the id of {what} already: choose another")
     runtime._routers[router_id] = made
+    for other in runtime._kernels.values():  # to one that was closed
+        other._sent.pop(router_id, None)
     try:
         if made._kernel is not None:
             assert size is not None

@@ -514,6 +514,8 @@ class RingKernelRuntime:
                     f"or launch it under another kernel_id="
                 )
             former._retire()
+            for other in self._kernels.values():
+                other._sent.pop(name, None)
         launched = (
             CompiledKernel(self, definition, name, self._engine(definition))
             if isinstance(definition, StepDefinition)
@@ -1136,7 +1138,14 @@ class RingKernelRuntime:
         finally:
             shown.close()
 
-    async def ask(self, kernel_id: str, message: Any, timeout: float | None = None, instance: int | None = None) -> Any:
+    async def ask(
+        self,
+        kernel_id: str,
+        message: Any,
+        timeout: float | None = None,
+        instance: int | None = None,
+        _sent: dict[str, int] | None = None,
+    ) -> Any:
         """Send a message and wait for the reply to it: None if the step of a compiled ring kernel sends none.
 
         Args:
@@ -1155,15 +1164,25 @@ class RingKernelRuntime:
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
-            return await self._ask_by_router(kernel_id, message, timeout, instance)
+            router = self._router(kernel_id, instance)
+            if _sent is not None:
+                _sent[kernel_id] += 1
+            return await self._ask_by_router(router, message, timeout)
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
             kernel._admit_input(message)
         if timeout is not None:
             checked_timeout(timeout)
+        if _sent is not None:  # before it is in: what has come from nowhere would count as from outside
+            _sent[kernel_id] += 1
         if (ask_now := kernel._ask_now) is not None:
-            answer = ask_now(message, instance)
+            try:
+                answer = ask_now(message, instance)
+            except BaseException:
+                if _sent is not None:
+                    _sent[kernel_id] -= 1
+                raise
             if isinstance(answer, Wait):
                 return await self._pending(kernel_id, answer, timeout)
             if answer is not REFUSED:
@@ -1182,6 +1201,8 @@ class RingKernelRuntime:
         try:
             getter, task = box.getter, kernel._task
             if getter is None and task is not None and task is asyncio.current_task():
+                if _sent is not None:
+                    _sent[kernel_id] -= 1
                 raise KernelStateError(
                     f"{kernel.id!r} asks itself and would wait for ever: use ctx.tell, or call a function of your own"
                 )
@@ -1199,11 +1220,16 @@ class RingKernelRuntime:
                     else:
                         getter.set(None)
             else:
-                if (blocked := box.put(message, wait, instance)) is not None:
-                    begun = scheduler.loop.time()
-                    await box.accepted(blocked, timeout)
-                    if timeout is not None:
-                        left = max(begun + timeout - scheduler.loop.time(), 0)
+                try:
+                    if (blocked := box.put(message, wait, instance)) is not None:
+                        begun = scheduler.loop.time()
+                        await box.accepted(blocked, timeout)
+                except BaseException:
+                    if _sent is not None:
+                        _sent[kernel_id] -= 1
+                    raise
+                if blocked is not None and timeout is not None:
+                    left = max(begun + timeout - scheduler.loop.time(), 0)
             return await (wait if left is None else scheduler.within(wait, left))
         except asyncio.CancelledError:
             if wait.state == SET:
@@ -1490,8 +1516,7 @@ class RingKernelRuntime:
         except Exception as error:
             raise error from error.__cause__
 
-    async def _ask_by_router(self, kernel_id: Any, message: Any, timeout: float | None, instance: int | None) -> Any:
-        router = self._router(kernel_id, instance)
+    async def _ask_by_router(self, router: Router, message: Any, timeout: float | None) -> Any:
         try:
             return await router.ask(message, timeout)
         except Exception as error:
@@ -1533,7 +1558,7 @@ class RingKernelRuntime:
             return await self._hop(self.unsubscribe, pattern, kernel_id)
         self.topics.unsubscribe(pattern, kernel_id)
 
-    async def publish(self, topic: str, message: Any) -> int:
+    async def publish(self, topic: str, message: Any, _sent: dict[str, int] | None = None) -> int:
         """Send a message to all who have subscribed to patterns that the topic matches.
 
         Full mailboxes are waited for when all others have got it; the messages of one publisher come to each subscriber
@@ -1549,7 +1574,7 @@ class RingKernelRuntime:
         """
         if not here() == self._here:  # noqa: SIM201 - as in send
             return await self._hop(self.publish, topic, message)
-        return await (self._topics or self.topics).publish(topic, message)
+        return await (self._topics or self.topics).publish(topic, message, _sent)
 
     async def snapshot(self, kernel_id: str, instance: int | None = None) -> Any:
         """A copy of a kernel's state, of a compiled one between two messages; None if it has no state.
@@ -1646,6 +1671,36 @@ class RingKernelRuntime:
             self._lag.seconds if self._lag is not None and sampled else None,
             self._caller_lag.seconds if self._caller_lag is not None and sampled else None,
         )
+
+    def edges(self) -> dict[tuple[str | None, str], int]:
+        """How many messages went from whom to whom until now. Any thread may ask.
+
+        It is counted what bodies send with ``ctx.tell``, ``ctx.ask`` and ``ctx.publish``, and what goes over from one
+        kernel to another that it is connected to. A router stands between those who send to its id and its kernels:
+        what it was sent and what it gave to each of them are edges of their own. Replies that go back to who has asked
+        are no edges; what a body sends by other means, such as ``runtime.send``, counts as from outside.
+
+        Returns:
+            (source, target) and the count, above 0, for each pair of ids. Source None: from outside the kernels.
+            Messages that wait for room in a full mailbox may be among them. The counts of a kernel that was launched
+            again under its id begin anew, those of what was sent to it too.
+        """
+        kernels, routers = dict(self._kernels), dict(self._routers)
+        for kernel in kernels.values():
+            kernel._publish()
+        rows = self._table.copy([kernel._place for kernel in kernels.values()])
+        # These first: in doubt something seems to have come from a kernel, and not from outside.
+        left = dict(zip(kernels, rows["received"].tolist(), strict=True))
+        edges: dict[tuple[str | None, str], int] = {}
+        for router_id, router in routers.items():
+            left[router_id] = router._taken
+            edges.update({(router_id, kernel_id): n for kernel_id, n in router._given().items()})
+        for kernel_id, kernel in kernels.items():
+            edges.update({(kernel_id, target): n for target, n in kernel._handed_over().items() if target in left})
+        for (_, target), n in edges.items():
+            left[target] -= n
+        edges.update({(None, target): n for target, n in left.items()})
+        return {edge: n for edge, n in edges.items() if n > 0}
 
     def _frame(self) -> Frame:
         if self._roster is None or self._roster[0] != self._launches:

@@ -145,8 +145,8 @@ class Topics:
             raise KernelStateError(f"{kernel_id!r} has not subscribed to {pattern!r}, but to {own}")
         self._known.clear()
 
-    async def publish(self, topic: str, message: Any) -> int:
-        """`RingKernelRuntime.publish`, on the runtime's loop."""
+    async def publish(self, topic: str, message: Any, sent: dict[str, int] | None = None) -> int:
+        """`RingKernelRuntime.publish`, on the runtime's loop; `sent` counts who has got it."""
         try:
             targets = self._known.get(topic)
         except TypeError:  # it is no text, which will be said
@@ -164,6 +164,11 @@ class Topics:
             again, refused_again = await spread(self._drop(ended), message)
             taken, refused = taken + again, refused + refused_again
         self.delivered += taken
+        if sent is not None:
+            missed = [target for target, _ in refused]
+            for target in targets:
+                if target not in missed:
+                    sent[target.id] += 1
         if refused:
             raise first_error(refused, taken)
         if not taken:
