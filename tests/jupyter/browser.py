@@ -168,8 +168,9 @@ class Server:
 
     def url(self, path: Path, app: App = "lab") -> str:
         """Address of a notebook in JupyterLab or in Notebook 7."""
-        where = "lab/tree" if app == "lab" else "notebooks"
-        return f"{self.address}/{where}/{path.name}?token={self._token}"
+        # Else JupyterLab opens those of before, too.
+        where, how = ("lab/tree", "&reset") if app == "lab" else ("notebooks", "")
+        return f"{self.address}/{where}/{path.name}?token={self._token}{how}"
 
     def end_kernels(self, path: Path) -> None:
         """End whatever runs for a notebook."""
@@ -225,13 +226,24 @@ class Lab:
         nb.check()
 
     @contextmanager
-    def site(self, url: str, *, dark: bool = False, width: int = 1280, height: int = 900) -> Iterator[Site]:
-        """Some other page, for readers who prefer it light or dark."""
+    def site(
+        self, url: str, *, dark: bool = False, width: int = 1280, height: int = 900, offline: bool = False
+    ) -> Iterator[Site]:
+        """Some other page.
+
+        Args:
+            dark: the reader prefers dark pages.
+            width, height: of the window, in CSS pixels.
+            offline: there is no network, and what the page asks of it in vain does not matter.
+        """
         with self._page(width, height, dark=dark) as page:
             site = Site(page)
-            page.goto(url)
+            if offline:
+                page.route(re.compile("^https?:"), lambda route: route.abort())
+            page.goto(url, wait_until="domcontentloaded")
             yield site
-        site.check()
+        if not offline:
+            site.check()
 
     @contextmanager
     def _page(self, width: int, height: int, calm: bool = False, dark: bool = False) -> Iterator[Page]:
