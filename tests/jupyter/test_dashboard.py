@@ -1,18 +1,24 @@
 """The dashboard, with a page that is no browser."""
 
+import asyncio
 import inspect
+import re
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pydotcompute import RingKernelRuntime, ring_kernel
+from pydotcompute.exceptions import KernelNotFoundError
 from pydotcompute.jupyter import schema
+from pydotcompute.runtime import KernelState
 from pydotcompute.runtime import kernel as kernel_module
+from pydotcompute.runtime.lifecycle import allowed
 from pydotcompute.telemetry import STATES
 from tests.device.steps import Number
 from tests.jupyter.page import PATIENCE, Page, View
@@ -265,6 +271,68 @@ def test_a_kernel_whose_replies_nobody_reads_says_so(page, runtime, board):
     assert note["text"].startswith("waiting: replies unread")
 
 
+def test_percentiles_are_those_of_the_last_seconds(page, runtime, board, start):
+    start("a", "idle")
+    page.view(board)
+    page.frame()
+    runtime.sync.send_many("a", range(500))
+    columns = page.frame(lambda content: content["number"] > 2 and not np.isnan(board._rates.wait[0, 0]))["columns"]
+    later = page.frame(after=page.last)["columns"]
+    assert 0 < later["handleP50"][0] < later["handleP99"][0] < 1
+    assert 0 < later["waitP50"][0] < later["waitP99"][0] < 10
+    assert np.isnan(columns["handleP50"][1])
+
+
+def test_the_head_tells_what_sums_up_and_how_busy_the_process_is(page, runtime, board, start):
+    start("a", "b", "c")
+    runtime.sync.deactivate("b")
+    runtime.sync.send_many("b", range(7))
+    page.view(board)
+    frame = page.frame(lambda content: content["cpu"] is not None and content["queued"] == 7)
+    assert {STATES[code]: n for code, n in enumerate(frame["counts"]) if n} == {"ACTIVE": 2, "DEACTIVATED": 1}
+    assert 0 < frame["cpu"] < 100
+    assert frame["gpus"] == []
+
+
+def test_limit_of_restarts_is_told_and_restarts_are_counted(page, runtime, board):
+    @ring_kernel(restart="on_failure", max_restarts=2, backoff=None)
+    async def feeble(ctx):
+        async for message in ctx:
+            raise ValueError(message)
+
+    runtime.sync.launch("feeble")
+    runtime.sync.activate("feeble")
+    for message in "abc":
+        runtime.sync.send("feeble", message)
+    page.view(board)
+    frame = page.frame(lambda content: content["notes"])
+    assert frame["notes"][0]["fate"] == "2 restarts in 60 s, limit reached"
+    assert frame["columns"]["restarts"].tolist() == [2]
+    assert "2 restarts in 60 s, limit reached" in board._repr_mimebundle_()["text/html"]
+
+
+def test_notes_are_read_anew_when_something_fails_and_once_a_second(page, runtime, start, monkeypatch):
+    start(*"abcd")
+    board = dashboard(runtime, hz=20)
+    page.view(board)
+    page.frame()
+    looks = []
+    monkeypatch.setattr(
+        type(runtime["a"]), "waiting_for", property(lambda kernel: looks.append(kernel.id) or "patience")
+    )
+    frame = page.frame(lambda content: content["notes"])
+    assert [note["text"] for note in frame["notes"]] == ["waiting: patience"] * 4
+    page.frame(after=frame["number"] + 10)
+    assert len(looks) <= 2 * 4
+    with pytest.raises(Exception, match="kelvinn"):
+        runtime.sync.ask("d", "crash")
+    begin = time.monotonic()
+    frame = page.frame(lambda content: content["notes"] and content["notes"][0]["kind"] == "failed")
+    assert frame["notes"][0]["kernel"] == "d"
+    assert time.monotonic() - begin < 0.7
+    board.close()
+
+
 # -- control -----------------------------------------------------------------------------------------------------------
 
 
@@ -276,6 +344,95 @@ def test_buttons_pause_resume_and_stop(page, runtime, board, start):
         assert outcome["ok"], outcome
         assert runtime["a"].state == state
         assert states(page.frame(after=page.last)) == [state]
+
+
+def test_a_step_handles_one_message(page, runtime, board, start):
+    start("a")
+    view = page.view(board)
+    runtime.sync.deactivate("a")
+    runtime.sync.send_many("a", ["one", "two"])
+    assert page.result(view.command("step", "a"))["text"] == "a handled 'one'"
+    assert runtime["a"].queue_depth == 1
+    assert runtime["a"].state == "DEACTIVATED"
+    assert page.result(view.command("step", "a"))["text"] == "a handled 'two'"
+    empty = page.result(view.command("step", "a"))
+    assert empty["ok"]
+    assert empty["text"] == "a: nothing is queued"
+
+
+def test_a_step_that_takes_too_long_says_so(page, runtime, board, monkeypatch):
+    @ring_kernel
+    async def slow(ctx):
+        async for _ in ctx:
+            await asyncio.Event().wait()
+
+    runtime.sync.launch("slow")
+    runtime.sync.activate("slow")
+    runtime.sync.deactivate("slow")
+    runtime.sync.send("slow", 1)
+    monkeypatch.setattr(sys.modules["pydotcompute.jupyter.widgets.dashboard"], "STEP", 0.05)
+    outcome = page.result(page.view(board).command("step", "slow"))
+    assert not outcome["ok"]
+    assert outcome["text"].startswith("QueueTimeoutError: ")
+
+
+def test_restart_begins_again_also_what_has_failed(page, runtime, board, start):
+    start("a", "b")
+    with pytest.raises(Exception, match="kelvinn"):
+        runtime.sync.ask("b", "crash")
+    view = page.view(board)
+    for kernel_id in ("a", "b"):
+        assert page.result(view.command("restart", kernel_id))["ok"]
+        assert runtime[kernel_id].state == "ACTIVE"
+    frame = page.frame(after=page.last)
+    assert frame["columns"]["restarts"].tolist() == [1, 0]  # the other one was launched anew
+    assert frame["notes"] == []
+
+
+def test_what_can_be_done_in_a_state_is_what_the_buttons_offer(runtime, start):
+    script = (Path(schema.__file__).parent / "widgets/static/common.js").read_text()
+    look = script.partition("const LOOK = {")[2].partition("\n};")[0]
+    offered = {
+        state: set(re.findall(r'"(\w+)"', verbs))
+        for state, verbs in re.findall(r"^  ([A-Z]+): \{.*?verbs: \[(.*?)\]", look, re.DOTALL | re.MULTILINE)
+    }
+    meant = {"deactivate": "pause", "reactivate": "resume", "terminate": "stop"}
+    for state in KernelState:
+        verbs = allowed(state)
+        expected = {meant[verb] for verb in verbs if verb in meant}
+        if "reactivate" in verbs:
+            expected.add("step")
+        if state.over or {"deactivate", "reactivate"} & {*verbs}:
+            expected.add("restart")
+        assert offered[state] == expected, state
+
+
+def test_a_traceback_comes_when_it_is_asked_for(page, runtime, board, start):
+    start("a", "fine")
+    with pytest.raises(Exception, match="kelvinn"):
+        runtime.sync.ask("a", "crash")
+    view = page.view(board)
+    page.frame()
+    assert not any("Traceback" in repr(content) for content, _ in page.frames())
+    outcome = page.result(view.command("traceback", "a"))
+    lines = outcome["text"].splitlines()
+    assert lines[0] == "Traceback (most recent call last):"
+    assert lines[-1] == "ValueError: no such <unit>: 'kelvinn'"
+    assert CRASH.strip() in outcome["text"]
+    assert "pydotcompute/runtime" not in outcome["text"]
+    assert page.result(view.command("traceback", "fine"))["text"] == "'fine' is ACTIVE, and has no error"
+    refused = view.send("command", verb="traceback", kernel="nobody", request="r", arguments={})["refused"]
+    assert refused.startswith("no ring kernel 'nobody'")
+    board.freeze()
+    assert page.result(view.command("traceback", "a"))["text"] == outcome["text"]
+
+
+def test_results_are_not_told_for_ever(page, board, start, monkeypatch):
+    start("a")
+    monkeypatch.setattr(module, "SAID", 0.2)
+    view = page.view(board)
+    page.result(view.command("pause", "a"))
+    page.frame(lambda content: not content["results"], after=page.last)
 
 
 def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
@@ -301,7 +458,7 @@ def test_what_cannot_be_done_is_told_with_the_next_frame(page, board, start):
                 "request": "r",
                 "arguments": {},
             },
-            "verb cannot be 'explode'; possible: pause, resume, restart, stop, step, traceback",
+            "verb cannot be 'explode'; possible: activate, pause, resume, restart, stop, step, traceback",
         ),
         ("garbage", "not an object"),
         ({"version": schema.VERSION, "kind": "hello"}, "widget is None"),
@@ -360,7 +517,7 @@ def test_the_charts_show_the_busiest_or_what_is_selected(page, runtime, board, s
     view = page.view(board)
 
     def legend() -> str:
-        return board.children[1].children[0].value
+        return board.children[1].children[0].value if len(board.children) > 1 else ""
 
     runtime.sync.deactivate("g")
     runtime.sync.send_many("g", range(100))
@@ -371,6 +528,122 @@ def test_the_charts_show_the_busiest_or_what_is_selected(page, runtime, board, s
     view.send("set", name="kernels", value=[])
     page.wait(lambda: "busiest" in legend())
     assert ">g</span>" in legend()
+
+
+def test_the_view_sets_rate_and_window(page, board, start):
+    start("a")
+    view = page.view(board)
+    frame = page.frame(lambda content: content["rate"] is not None)
+    assert (frame["hz"], frame["window"]) == (20, 60)
+    assert view.send("set", name="hz", value=2)["refused"] is None
+    assert page.frame(lambda content: content["hz"] == 2)
+    assert board.hz == 2
+    board.hz = 20
+    before = page.last
+    assert view.send("set", name="window", value=300)["refused"] is None
+    frame = page.frame(lambda content: content["window"] == 300, after=before)
+    assert frame["points"] * frame["step"] == pytest.approx(300)
+    history = np.frombuffer(frame["buffers"][1], np.float32)
+    assert np.isfinite(history[-1])  # that window was kept too
+    assert board.window == 300
+    wait_until(lambda: board._charts._charts[0]._x.min == -5)  # minutes
+    for value in (4, 4000, "60", None, True):
+        assert "window must be 5 to 3600" in view.send("set", name="window", value=value)["refused"]
+    assert "unknown setting 'colour'" in view.send("set", name="colour", value=1)["refused"]
+
+
+def test_a_window_that_nobody_offers_can_be_set(page, board, start):
+    start("a")
+    page.view(board)
+    page.frame(lambda content: content["rate"] is not None)
+    board.window = 77
+    frame = page.frame(lambda content: content["window"] == 77)
+    assert len(frame["buffers"][1]) == 4 * frame["points"]
+    with pytest.raises(ValueError, match="window must be 5 to 3600 seconds, not 1"):
+        board.window = 1
+
+
+# -- one line, one kernel ----------------------------------------------------------------------------------------------
+
+
+def test_in_one_line_sums_are_sent_and_no_rows(page, runtime, start):
+    start(*"abcd")
+    runtime.sync.deactivate("b")
+    runtime.sync.send_many("b", range(5))
+    with pytest.raises(Exception, match="kelvinn"):
+        runtime.sync.ask("d", "crash")
+    board = dashboard(runtime, hz=20, layout="compact")
+    assert repr(board) == "Dashboard(hz=20, window=60, layout='compact')"
+    assert len(board.children) == 1
+    page.view(board)
+    page.frame()
+    runtime.sync.send_many("a", range(300))
+    frame = page.frame(lambda content: content["rate"])
+    assert "roster" not in frame
+    assert frame["queued"] == 5
+    assert frame["counts"] == [0, 0, 2, 1, 0, 0, 1]
+    assert frame["notes"][0]["kernel"] == "d"
+    (total,) = frame["buffers"]
+    values = np.frombuffer(total, np.float32)
+    assert values.shape == (frame["points"],)
+    assert values[-1] == pytest.approx(frame["rate"])
+    html = board._repr_mimebundle_()["text/html"]
+    assert "4 ring kernels" in html
+    assert "2 active · 1 paused · 1 failed" in html
+    assert "<b>5</b> queued" in html
+    assert "d failed: ValueError" in html
+    assert "<table" not in html
+    board.close()
+
+
+@pytest.mark.parametrize("by", ["id", "handle"])
+def test_one_kernel_can_be_shown_alone(page, runtime, start, by):
+    start("a", "b")
+    for kernel_id in "ab":
+        with pytest.raises(Exception, match="kelvinn"):
+            runtime.sync.ask(kernel_id, "crash")
+    board = dashboard(runtime, hz=20, embed="b" if by == "id" else runtime["b"])
+    assert repr(board) == "Dashboard(hz=20, window=60, embed='b')"
+    assert board.children[0].kernel == "b"
+    view = page.view(board)
+    frame = page.frame()
+    assert frame["ids"] == ["b"]
+    assert states(frame) == ["FAILED"]
+    assert [note["kernel"] for note in frame["notes"]] == ["b"]
+    page.wait(lambda: ">b</span>" in board._charts._legend.value)
+    assert page.result(view.command("restart", "b"))["ok"]
+    assert states(page.frame(after=page.last)) == ["ACTIVE"]
+    page.wait(lambda: np.isfinite(board._rates.series(["b"])[1]).sum() > 1)
+    html = board._repr_mimebundle_()["text/html"]
+    assert "title='b'" in html
+    assert "title='a'" not in html
+    assert html.count("<img") == 2
+    board.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        ({"layout": "tall"}, ValueError, "layout must be 'full' or 'compact', not 'tall'"),
+        ({"embed": "nobody"}, KernelNotFoundError, "no ring kernel 'nobody'"),
+        ({"embed": 7}, TypeError, "embed takes the id of a kernel, or its handle"),
+        ({"embed": "a", "layout": "compact"}, ValueError, "give one of them"),
+        ({"window": True}, ValueError, "window"),
+    ],
+)
+def test_wrong_layouts_say_what_to_do(page, runtime, start, arguments, error, says):
+    start("a")
+    with pytest.raises(error, match=re.escape(says)):
+        dashboard(runtime, **arguments)
+
+
+def test_a_definition_or_a_kernel_of_another_runtime_cannot_be_shown_alone(page, runtime, start):
+    start("a")
+    with pytest.raises(TypeError, match=r"its id is 'taker'"):
+        dashboard(runtime, embed=runtime["a"].definition)
+    other = RingKernelRuntime(loop="thread")
+    with pytest.raises(ValueError, match="'a' is a kernel of another runtime"):
+        dashboard(other, embed=runtime["a"])
 
 
 # -- the picture that stays --------------------------------------------------------------------------------------------
@@ -471,7 +744,20 @@ def test_the_notebook_gets_a_picture_beside_the_live_view(page, runtime, start):
     assert "&lt;b&gt;bold&lt;/b&gt;" in html
     assert "no such &lt;unit&gt;" in html
     assert "failed" in html
+    assert html.count(">async</span>") == 2
+    assert ">restarts</th>" in html
     board.close()
+
+
+def test_the_picture_is_that_of_the_last_frame(page, runtime, board, start):
+    start("a")
+    page.view(board)
+    page.frame()
+    board.freeze()
+    runtime.sync.terminate("a")
+    html = board._repr_mimebundle_()["text/html"]
+    assert "1 active" in html
+    assert "ended" not in html
 
 
 def test_the_picture_has_the_charts_that_were_shown(page, runtime, board, start):

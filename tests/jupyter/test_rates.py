@@ -149,3 +149,55 @@ def test_the_busiest_have_the_most_traffic_or_the_fullest_mailboxes(rates):
     assert set(rates.busiest(2)) == {"stuck", "fast"}
     assert len(rates.busiest(10)) == 4
     assert Rates(WINDOW).busiest(5) == []
+
+
+def test_percentiles_are_read_once_a_second(rates):
+    rates.add(frame(100, a={}))
+    rates.add(frame(101, a={"waited": {11: 10}}))
+    first = rates.wait[0, 0]
+    rates.add(frame(101.9, a={"waited": {11: 10, 30: 1000}}))
+    assert rates.wait[0, 0] == first
+    rates.add(frame(102.1, a={"waited": {11: 10, 30: 1000}}))
+    assert rates.wait[0, 0] > 0.1
+
+
+def test_percentiles_of_other_kernels_are_read_at_once(rates):
+    rates.add(frame(100, a={}))
+    rates.add(frame(100.5, a={"waited": {11: 10}}))
+    assert rates.wait.shape == (2, 1)
+    rates.add(frame(100.6, a={"waited": {11: 10}}, b={"waited": {11: 10}}))
+    assert rates.wait.shape == rates.handle.shape == (2, 2)
+
+
+def test_all_windows_are_kept():
+    rates = Rates(WINDOW, others=(30.0, 300.0))
+    for second in range(100):
+        rates.add(frame(100 + second, a={"queue_depth": second}))
+    for window, oldest in ((30.0, 70), (300.0, 0), (WINDOW, 40)):
+        rates.window = window
+        assert rates.step == window / POINTS
+        depths = rates.series(["a"])[0][0]
+        assert np.nanmin(depths) == pytest.approx(oldest, abs=2)
+        assert depths[-1] == 99
+
+
+def test_a_window_that_was_not_kept_begins_now(rates):
+    rates.window = 120.0
+    rates.window = WINDOW
+    for second in range(10):
+        rates.add(frame(100 + second, a={"queue_depth": second}))
+    rates.window = 90.0
+    depths = rates.series(["a"])[0][0]
+    assert depths[-1] == 9
+    assert np.isnan(depths[:-1]).all()
+
+
+def test_the_total_is_the_sum_over_all_kernels(rates):
+    assert np.isnan(rates.total()).all()
+    for second in range(5):
+        rates.add(frame(100 + second, a={"processed": 10 * second}, b={"processed": 5 * second}))
+    total = rates.total()
+    assert total.shape == (POINTS,)
+    assert total.dtype == np.float32
+    assert total[-1] == pytest.approx(15)
+    assert np.isnan(total[:100]).all()

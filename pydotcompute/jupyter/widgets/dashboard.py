@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -17,6 +18,7 @@ import numpy as np
 import traitlets
 
 from ...exceptions import KernelNotFoundError
+from ...origin import notebook_shell
 from ...runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime
 from ...runtime.dead_letters import error_text
 from ...runtime.step import StepDefinition
@@ -27,7 +29,7 @@ from ..meters import Meters
 from ..rates import POINTS, Rates
 from ..reports import without_our_end
 from .charts import Charts
-from .live import Live, Make, RuntimeSource, source, style
+from .live import METHODS, Live, Make, RuntimeSource, source, style
 
 WINDOWS = (30.0, 60.0, 300.0, 900.0, 3600.0)
 """What the view offers, in seconds."""
@@ -44,12 +46,6 @@ LONGEST = 8000
 
 _WORKING = (KernelState.ACTIVE, KernelState.TERMINATING)  # what the others wait for, the table says by their state
 _FAILED = STATES.index("FAILED")
-_METHODS = {
-    "pause": RingKernelRuntime.deactivate,
-    "resume": RingKernelRuntime.reactivate,
-    "restart": RingKernelRuntime.restart,
-    "stop": RingKernelRuntime.terminate,
-}
 
 
 def dashboard(
@@ -133,7 +129,8 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
         self._drawn = -1  # moment of what the charts show
         self._table = Table(key=uuid4().hex, layout_name=self._layout_name, kernel=self._embed or "")
         self._charts = Charts(window, POINTS) if self._layout_name != "compact" else None
-        super().__init__([self._table, *([self._charts.widget] if self._charts else [])])
+        self._has_charts = self._charts is not None and bool(runtime.kernels)  # else there is nothing to draw yet
+        super().__init__([self._table, *([self._charts.widget] if self._charts and self._has_charts else [])])
         self._begin(self._table)
 
     def __repr__(self) -> str:
@@ -198,11 +195,11 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
     # -- what the browser asks for: any thread -------------------------------------------------------------------------
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
-        verb = schema.chosen("verb", verb, [*_METHODS, "step", "traceback"])
+        verb = schema.chosen("verb", verb, [*METHODS, "step", "traceback"])
         if verb == "step":
             return partial(_step, self._runtime, kernel)
         if verb != "traceback":
-            return partial(_METHODS[verb], self._runtime, kernel)
+            return partial(METHODS[verb], self._runtime, kernel)
         try:
             return _traceback(self._runtime[kernel])
         except KernelNotFoundError as error:
@@ -334,6 +331,9 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
             return
         assert self._charts is not None
         self._drawn, self._drawn_at = rates.moment, now
+        if not self._has_charts:
+            self._has_charts = True
+            self.children = (self._table, self._charts.widget)
         if now - self._chosen_at > 5 or any(name not in ids for name in self._charted if name is not None):
             self._chosen_at = now
             selected = [name for name in self._selected if name in ids]
@@ -341,12 +341,9 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
             kept: list[str | None] = [name if name in chosen else None for name in self._charted]
             fresh = iter([name for name in chosen if name not in kept])
             self._charted = [name if name is not None else next(fresh, None) for name in kept]
-            few = len(ids) <= schema.SERIES
-            self._charted_as = (
-                "" if self._embed is not None or (few and not selected)
-                else "selected:" if selected
-                else f"busiest {len(chosen)} of {len(ids):,}:"
-            )  # fmt: skip
+            self._charted_as = "selected:" if selected else ""
+            if len(chosen) < len(ids) and not selected:
+                self._charted_as = f"busiest {len(chosen)} of {len(ids):,}:"
         series = rates.series([name for name in self._charted if name is not None])
         self._charts.draw(self._charted, self._charted_as, *series)
 
@@ -413,8 +410,15 @@ def _traceback(kernel: RingKernel) -> str:
     if error is None:
         return f"{kernel.id!r} is {kernel.state}, and has no error"
     trace = without_our_end(error.__traceback__) if error.__traceback__ is not None else None
-    text = "".join(format_exception(type(error), error, trace)).rstrip()
+    text = re.sub(r'File "([^"\n]+)"', _cell, "".join(format_exception(type(error), error, trace)).rstrip())
     return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
+
+
+def _cell(found: re.Match[str]) -> str:
+    """The cell of that file name, as IPython calls it; another file as it is."""
+    shell = notebook_shell()
+    name = shell.compile.format_code_name(found[1]) if shell is not None else None
+    return " ".join(name) if name else found[0]
 
 
 def _in_a_line(note: Mapping[str, Any]) -> str:

@@ -175,7 +175,7 @@ function notices(view, ui, list) {
     const show = h("button", { type: "button", class: "pdc-link", "aria-expanded": "false" }, "traceback");
     const again = h("button", { type: "button", class: "pdc-link", "data-verb": "restart" }, svg(AGAIN), "restart");
     const line = h("div", {}, icon, h("p", {}, what, where, fate));
-    if (kind === "failed") line.append(show, again);
+    if (kind === "failed") line.append(h("span", {}, show, again));
     const item = h("div", { role: "listitem", "data-kind": kind }, line, trace);
     let key = "";
     view.on(show, "click", () => {
@@ -308,7 +308,7 @@ function line(view) {
 /** All kernels; or `only` one of them, which the frames then tell of alone. */
 function table(view, ui, only) {
   const { root, on } = view;
-  root.classList.toggle("pdc-embed", !!only);
+  root.classList.add(only ? "pdc-embed" : "pdc-all");
 
   // What is shown: the latest frame, and what the browser keeps besides.
   let columns = null;
@@ -326,7 +326,8 @@ function table(view, ui, only) {
   const kernels = kpi("no kernels");
   const rate = kpi("messages");
   const lag = kpi("loop lag");
-  const cpu = kpi("CPU, of a core");
+  const cpu = kpi("CPU");
+  cpu.title("of a core, by the process of the notebook's kernel");
   const gpu = kpi("GPU");
   const dead = kpi("dead letters");
   const settings = choices(view);
@@ -369,7 +370,7 @@ function table(view, ui, only) {
       "aria-label": only ? `Ring kernel ${only}` : "Ring kernels",
       ...(!only && { "aria-multiselectable": "true" }),
     },
-    h("div", { role: "rowgroup" }, titles),
+    h("div", { class: "pdc-top", role: "rowgroup" }, titles),
     body,
   );
   const empty = h("div", { class: "pdc-empty" });
