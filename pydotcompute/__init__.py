@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from .device.memory_pool import MemoryPool as MemoryPool
     from .device.unified_buffer import UnifiedBuffer as UnifiedBuffer
     from .jupyter import dashboard as dashboard
+    from .jupyter import lifecycle as lifecycle
     from .jupyter import load_ipython_extension as load_ipython_extension
+    from .jupyter import mailbox as mailbox
     from .jupyter import memory as memory
     from .jupyter import unload_ipython_extension as unload_ipython_extension
     from .messages import Record as Record
@@ -53,7 +55,9 @@ _HOME = {
     "encode": ".messages",
     "exceptions": ".exceptions",
     "lane": ".device.block",
+    "lifecycle": ".jupyter",
     "load_ipython_extension": ".jupyter",
+    "mailbox": ".jupyter",
     "memory": ".jupyter",
     "message": ".messages",
     "read_log": ".runtime.recording",
@@ -79,6 +83,8 @@ __all__ = [
     "encode",
     "exceptions",
     "lane",
+    "lifecycle",
+    "mailbox",
     "memory",
     "message",
     "read_log",

@@ -181,15 +181,17 @@ class InterpretedExecutor:
     def take(self) -> Any:
         if not self._replies:
             return NOTHING
-        reply = self._replies.popleft()
-        self._read += 1
+        with self._lock:
+            reply = self._replies.popleft()
+            self._read += 1
         self._go_on()
         return self._unpacked(reply)
 
     def take_records(self, max_n: int) -> NDArray[np.void]:
         assert self._reply is not None
-        taken = [self._replies.popleft() for _ in range(min(max_n, len(self._replies)))]
-        self._read += len(taken)
+        with self._lock:
+            taken = [self._replies.popleft() for _ in range(min(max_n, len(self._replies)))]
+            self._read += len(taken)
         self._go_on()
         return np.frombuffer(bytearray().join(taken), self._reply.layout.dtype)
 
@@ -268,8 +270,10 @@ class InterpretedExecutor:
     def close(self) -> None:
         with self._lock:
             self._closed, self._runs = True, False
+            self._left += len(self._ring)
+            self._read += len(self._replies)
             self._ring.clear()
-        self._replies.clear()
+            self._replies.clear()
         self._engine.executors.discard(self)
 
     # -- the loop ------------------------------------------------------------------------------------------------------

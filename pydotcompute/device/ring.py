@@ -139,10 +139,11 @@ class Ring:
 
     @property
     def positions(self) -> RingPositions:
-        """Where it stands; the head is read first, and so never lies beyond the tail."""
-        words = self.words
-        head = int(words[HEAD])
-        return RingPositions(int(words[MASK]) + 1, int(words[LIMIT]), head, int(words[TAIL]))
+        """Where it stands."""
+        words, limit = self.words, int(self.words[LIMIT])
+        # The head is read first, and so never lies beyond the tail; both sides may go on before the tail is read.
+        head, tail = int(words[HEAD]), int(words[TAIL])
+        return RingPositions(int(words[MASK]) + 1, limit, max(head, tail - limit), tail)
 
     @property
     def is_done(self) -> bool:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .widgets import dashboard as dashboard
+    from .widgets import lifecycle as lifecycle
+    from .widgets import mailbox as mailbox
     from .widgets import memory as memory
 
-__all__ = ["dashboard", "load_ipython_extension", "memory", "unload_ipython_extension"]
+__all__ = ["dashboard", "lifecycle", "load_ipython_extension", "mailbox", "memory", "unload_ipython_extension"]
 
-_WIDGETS = ("dashboard", "memory")
+_WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory")
 """What needs the widget libraries, which the magics do not."""
 
 

@@ -14,6 +14,8 @@ except ModuleNotFoundError as error:
     ) from error
 
 from .dashboard import Dashboard, dashboard
+from .lifecycle import Lifecycle, lifecycle
+from .mailbox import MailboxView, mailbox
 from .memory import Memory, memory
 
-__all__ = ["Dashboard", "Memory", "dashboard", "memory"]
+__all__ = ["Dashboard", "Lifecycle", "MailboxView", "Memory", "dashboard", "lifecycle", "mailbox", "memory"]

@@ -37,6 +37,14 @@ SILENT = 30.0
 GONE = 600.0
 """Seconds after which a silent view counts as closed."""
 MAX_HZ = 20.0
+METHODS = {
+    "activate": RingKernelRuntime.activate,
+    "pause": RingKernelRuntime.deactivate,
+    "resume": RingKernelRuntime.reactivate,
+    "restart": RingKernelRuntime.restart,
+    "stop": RingKernelRuntime.terminate,
+}
+"""What buttons are called, and what they do to a kernel."""
 
 Make = Callable[[], Coroutine[Any, Any, Any]]
 """Makes what a button asks for, on the loop that it shall run on."""
@@ -378,7 +386,8 @@ class Live:
         latest = time.monotonic() - SAID
         results = [result for said_at, result in list(self._results) if said_at > latest]
         head = schema.frame_head(number=self._number, status=self._status, results=results)
-        self._surface.send({**fields, **head}, buffers)
+        assert not fields.keys() & head.keys()
+        self._surface.send(fields | head, buffers)
 
     def _settle(self, status: schema.Status, refresh: bool = False) -> None:
         """Take one last picture; with `refresh` it is also put into the notebook then."""

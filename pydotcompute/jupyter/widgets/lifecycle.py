@@ -1,0 +1,205 @@
+"""The states of one ring kernel as a diagram: where it is, how it came there, and what can be done now."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Sequence
+from functools import partial
+from html import escape
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from ...runtime import KernelState, RingKernel
+from ...runtime.lifecycle import allowed
+from ...telemetry import Frame
+from ...telemetry.html import STATE_WORDS, duration
+from .. import schema
+from .live import METHODS, LiveWidget, Make, RuntimeSource, source, style
+
+SHOWN = 12
+"""How many states of the way that it has come are shown, the latest."""
+
+_S = KernelState
+_VERBS = {"activate": "activate", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}
+_TONES = {_S.ACTIVE: "#1a7f37", _S.DEACTIVATED: "#9a6700", _S.TERMINATING: "#9a6700", _S.FAILED: "#cf222e"}
+
+
+class _Way(NamedTuple):
+    """An arrow of the diagram, and where its word stands."""
+
+    start: KernelState
+    end: KernelState
+    word: str
+    path: str
+    at: tuple[int, int]
+
+
+WIDTH, HEIGHT, BOX = 712, 212, (102, 30)
+BOXES = {
+    _S.CREATED: (56, 118),
+    _S.LAUNCHED: (206, 118),
+    _S.ACTIVE: (356, 118),
+    _S.DEACTIVATED: (356, 54),
+    _S.TERMINATING: (506, 118),
+    _S.TERMINATED: (656, 118),
+    _S.FAILED: (431, 184),
+}
+"""Where the middle of each state lies."""
+WAYS = (
+    _Way(_S.CREATED, _S.LAUNCHED, "launch", "M107 118H151", (129, 111)),
+    _Way(_S.LAUNCHED, _S.ACTIVE, "activate", "M257 118H301", (280, 111)),
+    _Way(_S.ACTIVE, _S.DEACTIVATED, "pause", "M344 103V73", (325, 90)),
+    _Way(_S.DEACTIVATED, _S.ACTIVE, "resume", "M368 69V99", (392, 90)),
+    _Way(_S.ACTIVE, _S.TERMINATING, "stop", "M407 118H451", (429, 111)),
+    _Way(_S.DEACTIVATED, _S.TERMINATING, "stop", "M407 54H484Q496 54 496 66V99", (450, 47)),
+    _Way(_S.LAUNCHED, _S.TERMINATING, "stop", "M206 103V32Q206 20 218 20H504Q516 20 516 32V99", (356, 13)),
+    _Way(_S.TERMINATING, _S.TERMINATED, "drained", "M557 118H601", (580, 111)),
+    _Way(_S.ACTIVE, _S.FAILED, "raises", "M372 133Q376 160 400 167", (354, 158)),
+    _Way(_S.TERMINATING, _S.FAILED, "raises", "M494 133Q488 158 464 166", (506, 160)),
+    _Way(_S.ACTIVE, _S.TERMINATED, "returns", "M392 133Q392 143 404 143H644Q656 143 656 137", (600, 156)),
+    _Way(_S.FAILED, _S.ACTIVE, "restart", "M380 184H344Q330 184 330 170V137", (306, 166)),
+)
+
+
+def lifecycle(kernel: RingKernel, *, hz: float = 5.0) -> Lifecycle:
+    """The life of a ring kernel as a diagram: the present state lit, the way it came with times, and buttons.
+
+    The buttons are those for which the kernel is in the right state. It follows the id: a kernel that is launched again
+    is shown from then on.
+
+    Args:
+        kernel: a handle, such as ``runtime["stats"]``.
+        hz: pictures a second while it is in sight (0 < hz <= 20).
+
+    Raises:
+        TypeError: not a handle.
+        ValueError: a rate out of range.
+    """
+    return Lifecycle(kernel, hz=hz)
+
+
+class Lifecycle(LiveWidget):
+    """What `lifecycle` makes."""
+
+    _esm = source("lifecycle")
+    _css = style("lifecycle")
+
+    def __init__(self, kernel: RingKernel, *, hz: float) -> None:
+        if not isinstance(kernel, RingKernel):
+            raise TypeError(
+                f'lifecycle takes the handle of a ring kernel, such as runtime["stats"], not {schema.shown(kernel)}'
+            )
+        self._kernel = kernel
+        self._seen_at = time.time()
+        super().__init__(RuntimeSource(kernel.runtime), hz=hz)
+
+    def __repr__(self) -> str:
+        return f"Lifecycle({self._kernel.id!r}, hz={self._hz:g})"
+
+    @property
+    def kernel(self) -> RingKernel:
+        """The handle of the kernel that has its id now."""
+        return self._kernel
+
+    def _look(self, frame: Frame) -> None:
+        self._kernel = self._kernel.runtime.kernels.get(self._kernel.id, self._kernel)
+        self._seen_at = time.time()
+
+    def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
+        kernel = self._kernel
+        history = list(kernel.history)
+        error = kernel.last_exception
+        content: dict[str, Any] = {
+            "kernel": kernel.id,
+            "state": history[-1][0],
+            "body": kernel.version,
+            "restarts": kernel.restarts,
+            "waits": kernel.waiting_for,
+            "error": "" if error is None else f"{type(error).__name__}: {error}"[:300],
+            "origin": kernel.definition.origin if error is not None else "",
+            "history": history[-SHOWN:],
+            "leftOut": max(len(history) - SHOWN, 0),
+            "now": self._seen_at,
+            "verbs": verbs(history[-1][0]),
+        }
+        if full:
+            content["diagram"] = {
+                "size": [WIDTH, HEIGHT],
+                "box": BOX,
+                "boxes": {state.value: place for state, place in BOXES.items()},
+                "ways": [way._asdict() for way in WAYS],
+            }
+        return content, []
+
+    def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
+        verb = schema.chosen("verb", verb, [*METHODS])
+        return partial(METHODS[verb], self._kernel.runtime, self._kernel.id)
+
+    def _picture(self) -> dict[str, str]:
+        kernel = self._kernel
+        history = list(kernel.history)
+        image = base64.b64encode(diagram_svg(history).encode()).decode()
+        font = "13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
+        failed = kernel.last_exception
+        notes = f"<div>failed last: {escape(f'{type(failed).__name__}: {failed}'[:300])}</div>" if failed else ""
+        return {
+            "text/html": f"<div style='color:var(--jp-content-font-color1,inherit);font:{font}'>"
+            f"<b>{escape(kernel.id)}</b> {STATE_WORDS[history[-1][0]]}<br>"
+            f"<img style='width:100%;max-width:{WIDTH}px' alt='States of a ring kernel; {escape(kernel.id)} is "
+            f"{history[-1][0]}' src='data:image/svg+xml;base64,{image}'><div>{escape(way_taken(history))}</div>"
+            f"{notes}</div>",
+        }
+
+
+def verbs(state: KernelState) -> list[str]:
+    """What the buttons offer in a state."""
+    if state.over:
+        return ["restart"]
+    offered = [_VERBS[verb] for verb in allowed(state) if verb in _VERBS]
+    if state in (KernelState.ACTIVE, KernelState.DEACTIVATED):
+        offered.insert(-1, "restart")
+    return offered
+
+
+def way_taken(history: Sequence[tuple[KernelState, float]]) -> str:
+    """The latest states in words: ``created 10:02:11 → launched +31 ms → active +0.2 ms``."""
+    shown = history[-SHOWN:]
+    begun = time.strftime("%H:%M:%S", time.localtime(shown[0][1]))
+    words = [f"{STATE_WORDS[shown[0][0]]} {begun}"]
+    for (_, before), (state, when) in pairwise(shown):
+        words.append(f"{STATE_WORDS[state]} +{duration(max(when - before, 0.0))}")
+    return ("… → " if len(history) > SHOWN else "") + " → ".join(words)
+
+
+def diagram_svg(history: Sequence[tuple[KernelState, float]]) -> str:
+    """The states and the ways between them, the present one lit; readable on light and dark pages."""
+    state = history[-1][0]
+    taken = (history[-2][0], state) if len(history) > 1 else None
+    grey, lit, half = "#808890", "#1f6feb", (BOX[0] / 2, BOX[1] / 2)
+    arrow = "<path d='M0 0L7 3.5L0 7z' fill='{}'/>".format
+    ends = "".join(
+        f"<marker id='{name}' viewBox='0 0 7 7' refX='5' refY='3.5' markerWidth='7' markerHeight='7' orient='auto' "
+        f"markerUnits='userSpaceOnUse'>{arrow(colour)}</marker>"
+        for name, colour in (("a", grey), ("b", lit))
+    )
+    parts = []
+    for way in WAYS:
+        is_taken = (way.start, way.end) == taken
+        colour, end = (lit, "b") if is_taken else (grey, "a")
+        parts.append(
+            f"<path d='{way.path}' fill='none' stroke='{colour}' stroke-width='{2 if is_taken else 1.2}' "
+            f"marker-end='url(#{end})'/><text x='{way.at[0]}' y='{way.at[1]}' fill='{colour}'>{way.word}</text>"
+        )
+    for one, (x, y) in BOXES.items():
+        fill = _TONES.get(one, "#6e7781") if one is state else "none"
+        ink = "#fff" if one is state else grey
+        parts.append(
+            f"<rect x='{x - half[0]}' y='{y - half[1]}' width='{BOX[0]}' height='{BOX[1]}' rx='6' fill='{fill}' "
+            f"stroke='{grey if fill == 'none' else fill}'/>"
+            f"<text x='{x}' y='{y + 4}' fill='{ink}' font-weight='600'>{one}</text>"
+        )
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {WIDTH} {HEIGHT}' font-size='11' text-anchor='middle' "
+        f"font-family='system-ui,sans-serif'><defs>{ends}</defs>{''.join(parts)}</svg>"
+    )
