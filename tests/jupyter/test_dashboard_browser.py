@@ -1,10 +1,14 @@
-"""The dashboard in JupyterLab: one way through it, in a real browser, while a cell blocks the kernel."""
+"""The dashboard in JupyterLab, in a real browser, while a cell blocks the kernel."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
+
 import pytest
 
-from tests.jupyter.browser import BLOCK, ROOT, Lab
+from tests.jupyter.browser import BLOCK, ROOT, Lab, Notebook
 
 pytestmark = pytest.mark.needs_browser
 
@@ -14,13 +18,42 @@ from pydotcompute import RingKernelRuntime, dashboard, ring_kernel
 @ring_kernel
 async def worker(ctx):
     async for message in ctx:
-        pass
+        if message == "bad":
+            raise ValueError("no such unit")
 
 runtime = RingKernelRuntime()
-for kernel_id in ("worker", "idler"):
+for kernel_id in ("worker", "idler", "broken"):
     await runtime.launch(worker, kernel_id=kernel_id)
     await runtime.activate(kernel_id)
-dashboard(runtime)
+for message in range(1234):
+    await runtime.send("worker", message)
+await runtime.send("broken", "bad")
+await runtime.wait_ended("broken")
+await runtime.deactivate("idler")
+for message in range(3):
+    await runtime.send("idler", message)
+board = dashboard(runtime)
+board
+"""
+OTHERS = """
+from IPython.display import display
+display(dashboard(runtime, layout="compact"), dashboard(runtime, embed="idler"))
+"""
+ROW = ".pdc-all .pdc-body .pdc-row"
+SHOWN = """(root) => Object.fromEntries([...root.querySelectorAll(".pdc-body .pdc-row:not([hidden])")].map((row) => {
+    const cells = [...row.children].map((cell) => cell.textContent);
+    const number = (text) => Number(text.replaceAll(",", ""));
+    const [, depth, peak] = /^([\\d,]+) \\(([\\d,]+)\\)$/.exec(cells[2]);
+    const counts = [depth, peak, ...cells.slice(7)].map(number);
+    return [row.firstChild.firstChild.textContent, [cells[1], ...counts]];
+}))"""
+TRUTH = """
+import json
+words = {"ACTIVE": "active", "DEACTIVATED": "paused", "FAILED": "failed"}
+print(json.dumps({
+    kernel_id: [words[k.state], k.queue_depth, k.queue_peak, k.errors, k.restarts, k.dead_letters]
+    for kernel_id, k in runtime.statistics().kernels.items()
+}))
 """
 
 
@@ -45,39 +78,122 @@ def test_numbers_are_legible_whatever_their_size(lab: Lab) -> None:
     page.close()
 
 
-def test_it_draws_and_its_buttons_work_while_a_cell_blocks(lab: Lab) -> None:
-    with lab.notebook([SHOW, BLOCK]) as nb:
-        page = nb.page
-        nb.run_all()
+@pytest.fixture(scope="module")
+def nb(lab: Lab) -> Iterator[Notebook]:
+    """A notebook with a dashboard of each layout; its last cell, which blocks, has not run."""
+    with lab.notebook([SHOW, OTHERS, BLOCK]) as nb:
+        for i in (0, 1):
+            nb.run(i)
+            nb.wait_done(i)
+        yield nb
 
-        # The second cell is running from now until the end.
-        row = page.locator(".pdc-body .pdc-row", has_text="worker")
-        row.wait_for()
-        nb.wait_busy(1)
-        nb.expect(page.locator(".pdc-live")).to_have_text("live")
-        nb.expect(page.locator(".pdc-charts .bqplot .line").first).to_be_attached()
-        pause, resume = page.locator("button[data-verb=pause]"), page.locator("button[data-verb=resume]")
-        nb.expect(pause).to_be_disabled()
-        row.click()
-        nb.expect(row).to_have_attribute("aria-selected", "true")
-        nb.expect(resume).to_be_disabled()
-        pause.click()
-        nb.expect(row.locator(".pdc-state")).to_have_text("paused")
-        nb.expect(page.locator(".pdc-say")).to_have_text("worker paused")
-        nb.expect(pause).to_be_disabled()
-        resume.click()
-        nb.expect(row.locator(".pdc-state")).to_have_text("active")
 
-        # The keyboard does it too: down to the other one, select it.
-        page.locator(".pdc-grid").focus()
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("Space")
-        idler = page.locator(".pdc-body .pdc-row", has_text="idler")
-        nb.expect(idler).to_have_attribute("aria-selected", "true")
-        nb.expect(page.locator(".pdc-foot")).to_contain_text("2 of 2 selected")
-        page.locator(".pdc input").fill("idl")
-        nb.expect(row).to_be_hidden()
+def test_it_shows_what_the_statistics_say(nb: Notebook) -> None:
+    board = nb.output(0)
+    nb.expect(board.locator(".pdc-live")).to_have_text("live")
+    nb.expect(board.locator(ROW)).to_have_count(3)
+    truth = json.loads(nb.execute(TRUTH))
+    shown = board.locator(".pdc").element_handle()
+    assert truth["idler"][:2] == ["paused", 3]
+    nb.page.wait_for_function(
+        f"([root, truth]) => JSON.stringify(({SHOWN})(root)) === truth",
+        arg=[shown, json.dumps(truth, separators=(",", ":"))],
+    )
+    nb.expect(board.locator(".pdc-kpis")).to_contain_text("1 active · 1 paused · 1 failed")
+    nb.expect(board.locator(".pdc-kpis")).to_contain_text(re.compile(r"\d+ %CPU"))
+    nb.expect(board.locator(".pdc-charts .bqplot .line").first).to_be_attached()
 
-        nb.wait_busy(1)
-        nb.go_on()
-        nb.wait_done(1)
+
+def test_one_line_and_one_kernel(nb: Notebook) -> None:
+    line, one = nb.output(1).locator(".pdc-compact"), nb.output(1).locator(".pdc-embed")
+    nb.output(1).scroll_into_view_if_needed()
+    nb.expect(line.locator(".pdc-head")).to_contain_text("1 active")
+    nb.expect(line.locator(".pdc-head")).to_contain_text("3 queued")
+    nb.expect(line.locator(".pdc-wrong")).to_have_text("broken failed: ValueError: no such unit")
+    nb.expect(line.locator(".pdc-foot")).to_be_hidden()
+    assert line.bounding_box()["height"] < 40
+    nb.expect(one.locator("h2")).to_have_text("idler")
+    nb.expect(one.locator(".pdc-body .pdc-row")).to_have_count(1)
+    nb.expect(one.locator(".pdc-row .pdc-state")).to_have_text("paused")
+    nb.expect(nb.output(1).locator(".pdc-charts .bqplot .line").first).to_be_attached()
+
+
+def test_the_rate_is_chosen_in_the_view(nb: Notebook) -> None:
+    board = nb.output(0)
+    board.scroll_into_view_if_needed()
+    rates, windows = board.get_by_label("pictures a second"), board.get_by_label("seconds that the charts show")
+    nb.expect(rates).to_have_value("5")
+    assert rates.locator("option").all_inner_texts() == ["1 Hz", "2 Hz", "5 Hz", "10 Hz", "20 Hz"]
+    rates.select_option("20")
+    nb.page.wait_for_function(
+        """(root) => {
+        const number = () => Number(/frame ([\\d,]+)/.exec(root.textContent)[1].replaceAll(",", ""));
+        const first = number();
+        return new Promise((done) => setTimeout(() => done(number() - first > 7), 1000));
+    }""",
+        arg=board.locator(".pdc").element_handle(),
+    )  # more than 5 Hz could give
+    assert nb.execute("print(board.hz)").strip() == "20.0"
+    windows.select_option("300")
+    nb.expect(board.locator(".pdc-charts .axislabel").first).to_have_text("minutes")
+    assert nb.execute("print(board.window)").strip() == "300.0"
+    nb.execute("board.window = 77")
+    nb.expect(windows).to_have_value("77")
+
+
+def test_its_buttons_act_while_a_cell_blocks(nb: Notebook) -> None:
+    board, page = nb.output(0), nb.page
+    nb.run(2)
+    nb.wait_busy(2)
+    board.scroll_into_view_if_needed()
+    worker, idler, broken = (board.locator(ROW, has_text=name) for name in ("worker", "idler", "broken"))
+    button = {
+        verb: board.locator(f".pdc-slot button[data-verb={verb}]") for verb in ("pause", "resume", "step", "restart")
+    }
+    say = board.locator(".pdc-say")
+    nb.expect(button["pause"]).to_be_disabled()
+    worker.click()
+    nb.expect(worker).to_have_attribute("aria-selected", "true")
+    nb.expect(button["resume"]).to_be_disabled()
+    button["pause"].click()
+    nb.expect(worker.locator(".pdc-state")).to_have_text("paused")
+    nb.expect(say).to_have_text("worker paused")
+    nb.expect(button["pause"]).to_be_disabled()
+    button["resume"].click()
+    nb.expect(worker.locator(".pdc-state")).to_have_text("active")
+
+    idler.click()
+    nb.expect(worker).to_have_attribute("aria-selected", "false")
+    button["step"].click()
+    nb.expect(say).to_have_text("idler handled 0")
+    nb.expect(idler.locator(".pdc-queue")).to_have_text("2 (3)")
+
+    # Why it failed, in place, and another try.
+    note = board.locator(".pdc-notes [role=listitem]")
+    nb.expect(note).to_contain_text(re.compile(r"broken failed: ValueError: no such unit — cell In \[\d+\], line 7"))
+    note.get_by_role("button", name="traceback").click()
+    nb.expect(note.locator("pre")).to_contain_text(re.compile(r"Cell In\[\d+\], line 7, in worker"))
+    note.get_by_role("button", name="restart").click()
+    nb.expect(broken.locator(".pdc-state")).to_have_text("active")
+    nb.expect(note).to_be_hidden()
+
+    # The keyboard does it too: down to the other one, select it.
+    board.locator(".pdc-grid").focus()
+    page.keyboard.press("ArrowUp")
+    page.keyboard.press("Space")
+    nb.expect(worker).to_have_attribute("aria-selected", "true")
+    nb.expect(board.locator(".pdc-foot")).to_contain_text("2 of 3 selected")
+    board.locator(".pdc input").fill("idl")
+    nb.expect(worker).to_be_hidden()
+    board.locator(".pdc input").fill("async")
+    nb.expect(worker).to_be_visible()
+
+    nb.wait_busy(2)
+    nb.go_on()
+    nb.wait_done(2)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_layout_is_accessible(nb: Notebook, dark: bool) -> None:
+    nb.set_dark(dark)
+    assert nb.axe() == []
