@@ -42,8 +42,9 @@ test: check test-core ## everything CI runs: checks, the tests, the notebooks, t
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
 	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
 
-soak: $(VENV)/.dev ## chaos at full size, and the stress test under more seeds: half an hour
+soak: $(VENV)/.dev ## chaos at full size, the stress test under more seeds, ten minutes of dashboards: three quarters of an hour
 	SOAK=1 STRESS_SEEDS=100 $(PY) -m pytest tests/runtime/test_chaos.py tests/runtime/test_stress.py
+	$(PY) -m pytest -m soak tests
 
 check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes nothing
 	$(PY) -m ruff check .

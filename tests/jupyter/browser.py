@@ -52,6 +52,7 @@ os.remove(os.environ["JPY_SESSION_NAME"] + ".on")
 """A cell that blocks the kernel until `go_on`."""
 
 _INSIDE = re.compile(r"(https?|wss?)://127\.0\.0\.1[:/]|file:|data:|blob:|about:")
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _OF_NOTEBOOK = re.compile(r"reading 'schema'|'filebrowser:open-path' not registered|403 .*/static/notebook/\w+\.woff2")
 """What Notebook 7 complains about on every page of its own."""
 _SETTINGS = {
@@ -363,7 +364,8 @@ class Notebook(Site):
             arg=i,
         )
         outputs = self.page.evaluate(f"(i) => {{ {_PANEL} return cells[i].model.outputs.toJSON(); }}", i)
-        assert not (failed := [out["traceback"] for out in outputs if out["output_type"] == "error"]), failed
+        failed = ["\n".join(out["traceback"]) for out in outputs if out["output_type"] == "error"]
+        assert not failed, _COLOURS.sub("", failed[0])
 
     def wait_busy(self, i: int) -> None:
         """Wait until cell `i` runs or waits for the kernel."""
@@ -382,7 +384,7 @@ class Notebook(Site):
     def execute(self, code: str) -> str:
         """Run code in the kernel, outside the cells; what it prints. Waits for the cell that runs."""
         text, error = self.page.evaluate(_EXECUTE, code)
-        assert error is None, error
+        assert error is None, _COLOURS.sub("", error)
         return str(text)
 
     # -- kernel and page -----------------------------------------------------------------------------------------------

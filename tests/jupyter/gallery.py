@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Any
+
+from tests.jupyter.browser import Notebook
 
 SETUP = """
 import json
@@ -50,8 +54,35 @@ class Exhibit:
     """Python, an expression: what it must show, of `runtime.statistics()` and what else there is."""
     says: str
     """Words that stand in its picture in a saved notebook, once the runtime is closed."""
+    change: str = "await work(50)"
+    """Python: something happens that it shows."""
+    end: str = ""
+    """Python: what it shows ends, together with the runtime; nothing, if it is that."""
+    over: str = "runtime closed"
+    """What it says of itself then."""
+    stays: bool = True
+    """Whether the view is there then, or only its picture."""
     press: tuple[tuple[str, str, str], ...] = ()
     """Buttons, in turn: a selector to click, a selector, and the text that is to stand there then."""
+
+    def wait_same(self, nb: Notebook, cell: int) -> Any:
+        """Wait until it shows, below its cell, what is true; that is returned."""
+        truth = json.loads(nb.execute(f"print(json.dumps({self.truth}))"))
+        output = nb.output(cell)
+        output.scroll_into_view_if_needed()
+        nb.page.wait_for_function(
+            f"([root, truth]) => JSON.stringify(({self.shown})(root)) === truth",
+            arg=[output.locator(".pdc").element_handle(), json.dumps(truth, separators=(",", ":"), ensure_ascii=False)],
+        )
+        return truth
+
+    def use(self, nb: Notebook, cell: int) -> None:
+        """Press its buttons, and wait for what comes of them."""
+        output = nb.output(cell)
+        output.scroll_into_view_if_needed()
+        for button, place, text in self.press:
+            output.locator(button).click()
+            nb.expect(output.locator(place)).to_contain_text(text)
 
 
 DASHBOARD = Exhibit(
@@ -71,4 +102,23 @@ DASHBOARD = Exhibit(
     ),
 )
 
-EXHIBITS = [DASHBOARD]
+MEMORY = Exhibit(
+    name="memory",
+    source="""
+from pydotcompute import MemoryPool, memory
+from pydotcompute.device.text import human_size
+
+pool = MemoryPool()
+held = [pool.empty(1000)]
+memory(pool)
+""",
+    shown="""(root) => root.querySelector(".pdc-facts span")?.textContent""",
+    truth="(lambda s: f'{human_size(s.in_use)} in {s.buffers} buffer' + 's' * (s.buffers > 1))(pool.statistics())",
+    change="held.append(pool.empty(3000))",
+    end="del held, pool",
+    says="given up",
+    over="given up",
+    stays=False,
+)
+
+EXHIBITS = [DASHBOARD, MEMORY]
