@@ -17,7 +17,10 @@ _WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory")
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """``%load_ext pydotcompute``: the magics `%%ring_kernel` and `%ring`, and the variable `runtime`."""
+    """``%load_ext pydotcompute``: the magics `%%ring_kernel` and `%ring`, the variable `runtime`, and live views.
+
+    What the last expression of a cell is shows live where it moves: a runtime, a ring kernel, a pool of buffers.
+    """
     from .magics import load
 
     load(shell)

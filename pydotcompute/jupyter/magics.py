@@ -40,7 +40,7 @@ from ..runtime.mailbox import STRATEGIES
 from ..runtime.step import StepDefinition
 from ..runtime.supervision import OPTIONS, When
 from ..telemetry.html import STATE_WORDS
-from . import interrupts, reports
+from . import interrupts, reports, rich
 from .display import brief, queue_bundle
 from .notebook import at_once, choose_loop, finish, notebook_runtime
 from .reports import one_line_errors, written
@@ -378,10 +378,10 @@ class RingMagics(Magics):
             return command(notebook_runtime(), options)
 
     def _status(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
-        if not options.kernel_ids:
-            display(runtime)  # type: ignore[no-untyped-call]
-        for kernel_id in options.kernel_ids:
-            display(runtime[kernel_id])  # type: ignore[no-untyped-call]
+        named: list[RingKernel | RingKernelRuntime] = [runtime[kernel_id] for kernel_id in options.kernel_ids]
+        for one in named or [runtime]:
+            tables = {"text/plain": repr(one), "text/html": one._repr_html_()}  # of now: the live views are elsewhere
+            display(tables, raw=True)  # type: ignore[no-untyped-call]
 
     def _send(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
         kernel_id, instance = self._receiver(runtime, options.kernel_id)
@@ -716,6 +716,7 @@ def load(shell: InteractiveShell) -> None:
     if complete_ring not in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.append(complete_ring)
     reports.load(shell)
+    rich.load(shell)
     interrupts.load()
     notebook_runtime()
 
@@ -725,6 +726,7 @@ def unload(shell: InteractiveShell) -> None:
     shell.magics_manager.magics["cell"].pop("ring_kernel", None)
     shell.magics_manager.magics["line"].pop("ring", None)
     reports.unload(shell)
+    rich.unload(shell)
     interrupts.unload()
     if complete_ring in shell.Completer.custom_matchers:
         shell.Completer.custom_matchers.remove(complete_ring)

@@ -19,6 +19,7 @@ from .standard import (
     LazyDtype,
     LazyId,
     added_fields,
+    as_html,
     checked_priority,
     is_generated,
     new_eq,
@@ -85,6 +86,8 @@ def message(cls: type[T], /) -> type[T]:
         target.__repr__ = new_repr(cls)
     if "dtype" not in target.__dataclass_fields__ and not any("dtype" in vars(base) for base in cls.__mro__):
         target.dtype = LazyDtype()
+    if "_repr_html_" not in target.__dataclass_fields__ and not hasattr(cls, "_repr_html_"):
+        target._repr_html_ = as_html
     target.__message_origin__ = origin(cls.__module__) if cls.__module__ == "__main__" else f"module {cls.__module__}"
     registry[type_name(cls)] = cls
     return cls

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from ..exceptions import DefinitionError, MessageTypeError
 from .fields import MISFITS, AnyField, ArrayField, Dtype, Misfit, NumberField, RecordField, checked_bool, field_of
 from .message import is_message_type
-from .standard import DEFAULT_PRIORITY, STANDARD, LazyDtype, added_fields, equal_values
+from .standard import DEFAULT_PRIORITY, STANDARD, LazyDtype, added_fields, as_html, equal_values
 
 T = TypeVar("T")
 
@@ -79,6 +79,8 @@ class Record:
     def __repr__(self) -> str:
         values = (f"{name}={getattr(self, name)!r}" for name in layout(type(self)).fields)
         return f"{type(self).__qualname__}({', '.join(values)})"
+
+    _repr_html_ = as_html
 
 
 def layout(cls: type) -> Layout:

@@ -207,3 +207,10 @@ def reply(self: Any, reply_type: Callable[..., T], /, *args: Any, **kwargs: Any)
         name = getattr(reply_type, "__qualname__", repr(reply_type))
         raise MessageTypeError(f"{name} takes no correlation_id: put @message on it, or give it such a field")
     return reply_type(*args, correlation_id=self.message_id, **kwargs)
+
+
+def as_html(self: Any) -> str:
+    """Its fields as a table; notebooks ask for it."""
+    from .html import message_html  # only where somebody looks
+
+    return message_html(self)

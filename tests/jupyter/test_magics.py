@@ -36,7 +36,7 @@ def count(name: str, options: str = "") -> str:
 
 def test_loading_the_extension_makes_the_runtime_and_no_thread(fresh: NotebookKernel) -> None:
     fresh.run("%load_ext pydotcompute")
-    assert fresh.run("runtime").result == "<RingKernelRuntime loop='thread', kernels: none>"
+    assert fresh.value("repr(runtime)") == "<RingKernelRuntime loop='thread', kernels: none>"
     assert fresh.value("[t.name for t in __import__('threading').enumerate() if 'pydotcompute' in t.name]") == []
 
 
