@@ -41,9 +41,9 @@ class _Short(Repr):
         self.maxlevel = 3
 
     def repr_ndarray(self, array: NDArray[Any], level: int) -> str:
-        text = np.array2string(array, threshold=12, edgeitems=3, precision=4, separator=", ")
+        text = np.array2string(array, threshold=12, edgeitems=2, precision=4, separator=", ")
         text = " ".join(text.split())
-        return text if len(text) <= 300 else f"{text[:299]}…"
+        return text if len(text) <= 200 else f"{text[:199]}…"
 
 
 _short = _Short()

@@ -26,7 +26,7 @@ function sideBox(device) {
   const icon = svg(DISC);
   const word = h("span");
   const state = h("span", { class: "pdc-state" }, icon, word);
-  const el = h("div", { class: "pdc-side" }, name, state);
+  const el = h("div", { class: "pdc-mem-side" }, name, state);
   const write = {
     name: text(name),
     word: text(word),
@@ -49,15 +49,15 @@ function sideBox(device) {
 
 /** Copies in one direction: a line with an arrow head, which a dot runs along when there is one. */
 function arrow(toDevice) {
-  const words = h("span", { class: "pdc-copies" });
-  const rate = h("span", { class: "pdc-rate" });
-  const line = h("div", { class: "pdc-line", "aria-hidden": "true" });
-  const el = h("div", { class: `pdc-arrow ${toDevice ? "pdc-to-device" : "pdc-to-host"}` }, line, words, rate);
+  const words = h("span", { class: "pdc-mem-copies" });
+  const rate = h("span", { class: "pdc-mem-rate" });
+  const line = h("div", { class: "pdc-mem-line", "aria-hidden": "true" });
+  const el = h("div", { class: `pdc-mem-arrow ${toDevice ? "pdc-mem-to-device" : "pdc-mem-to-host"}` }, line, words, rate);
   const write = {
     words: text(words),
     rate: text(rate),
     beat: attribute(line, "data-beat"),
-    on: field((on) => el.classList.toggle("pdc-on", on)),
+    on: field((on) => el.classList.toggle("pdc-mem-on", on)),
     title: attribute(el, "title"),
   };
   let known = null;
@@ -84,16 +84,16 @@ function arrow(toDevice) {
 /** A buffer. */
 function card() {
   const name = h("b");
-  const what = h("span", { class: "pdc-what" });
+  const what = h("span", { class: "pdc-mem-what" });
   const user = h("span", { class: "pdc-tag" });
   const host = sideBox(false);
   const device = sideBox(true);
   const there = arrow(true);
   const back = arrow(false);
-  const between = h("div", { class: "pdc-between" }, there.el, back.el);
-  const both = h("div", { class: "pdc-sides" }, host.el, between, device.el);
-  const word = h("div", { class: "pdc-one" });
-  const el = h("li", { class: "pdc-buffer" }, h("div", { class: "pdc-title" }, name, what, user), both, word);
+  const between = h("div", { class: "pdc-mem-between" }, there.el, back.el);
+  const both = h("div", { class: "pdc-mem-sides" }, host.el, between, device.el);
+  const word = h("div", { class: "pdc-mem-one" });
+  const el = h("li", { class: "pdc-mem-buffer" }, h("div", { class: "pdc-mem-title" }, name, what, user), both, word);
   const write = {
     name: text(name),
     what: text(what),
@@ -104,7 +104,7 @@ function card() {
       word.hidden = apart;
     }),
     word: text(word),
-    gone: field((gone) => el.classList.toggle("pdc-gone", gone)),
+    gone: field((gone) => el.classList.toggle("pdc-mem-gone", gone)),
   };
   return {
     el,
@@ -141,11 +141,11 @@ function poolBlock() {
     hits: fact("hits / misses"),
     limit: fact("limit"),
   };
-  const used = h("i", { class: "pdc-used" });
-  const kept = h("i", { class: "pdc-kept" });
-  const mark = h("i", { class: "pdc-peak" });
-  const meter = h("div", { class: "pdc-meter", role: "img" }, used, kept, mark);
-  const el = h("div", { class: "pdc-pool" }, h("div", { class: "pdc-title" }, name, over), meter, h("div", { class: "pdc-facts" }, ...Object.values(facts).map(([box]) => box)));
+  const used = h("i", { class: "pdc-mem-used" });
+  const kept = h("i", { class: "pdc-mem-kept" });
+  const mark = h("i", { class: "pdc-mem-peak" });
+  const meter = h("div", { class: "pdc-mem-meter", role: "img" }, used, kept, mark);
+  const el = h("div", { class: "pdc-mem-pool" }, h("div", { class: "pdc-mem-title" }, name, over), meter, h("div", { class: "pdc-mem-facts" }, ...Object.values(facts).map(([box]) => box)));
   const write = {
     name: text(name),
     used: field((share) => (used.style.width = share)),
@@ -198,9 +198,9 @@ function listOf(el, make, key) {
 }
 
 function start(view) {
-  const totals = h("span", { class: "pdc-totals" });
-  const pools = h("div", { class: "pdc-pools" });
-  const buffers = h("ul", { class: "pdc-buffers", tabindex: "0", "aria-label": "Buffers" });
+  const totals = h("span", { class: "pdc-mem-totals" });
+  const pools = h("div", { class: "pdc-mem-pools" });
+  const buffers = h("ul", { class: "pdc-mem-buffers", tabindex: "0", "aria-label": "Buffers" });
   const empty = h(
     "div",
     { class: "pdc-empty" },
