@@ -481,6 +481,16 @@ async def test_auto_is_the_gpu_with_the_least_to_do(runtime, start, two, eventua
     assert used(two) == [4, 4]
 
 
+async def test_a_gpu_is_in_use_while_it_has_kernels(runtime, start, two, eventually):
+    await start(steps.tally, "one", device=1)
+    engine = runtime._engines["cuda"]
+    assert engine.in_use == [1]
+    await start(steps.tally, "other", device=0)
+    assert engine.in_use == [0, 1]
+    await runtime.terminate("one")
+    await eventually(lambda: engine.in_use == [0])
+
+
 async def test_kernels_on_two_gpus_are_connected_through_the_host(runtime, start, two):
     one = await start(steps.tally, "one", device=0, quantum=0.01)
     there = await start(steps.tally, "two", device=1, queue_size=20)

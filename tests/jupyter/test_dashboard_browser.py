@@ -195,5 +195,12 @@ def test_its_buttons_act_while_a_cell_blocks(nb: Notebook) -> None:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_every_layout_is_accessible(nb: Notebook, dark: bool) -> None:
+    nb.execute("if runtime['broken'].state == 'ACTIVE': await runtime.send('broken', 'bad')")
+    board = nb.output(0)
+    board.scroll_into_view_if_needed()
+    show = board.locator(".pdc-notes").get_by_role("button", name="traceback")
+    if show.get_attribute("aria-expanded") == "false":
+        show.click()
+    nb.expect(board.locator(".pdc-notes pre")).to_contain_text("ValueError")
     nb.set_dark(dark)
     assert nb.axe() == []

@@ -7,7 +7,15 @@ from html import escape
 import numpy as np
 import pytest
 
-from pydotcompute.jupyter.display import SERIES_COLOURS, chart_html, dashboard_html, round_up, short
+from pydotcompute.jupyter.display import (
+    SERIES_COLOURS,
+    chart_html,
+    compact_html,
+    dashboard_html,
+    kernel_html,
+    round_up,
+    short,
+)
 from pydotcompute.telemetry import RuntimeStatistics
 
 NOTHING = RuntimeStatistics({}, 0, None, None)
@@ -77,3 +85,20 @@ def test_axes_end_at_round_numbers(value, up):
 )
 def test_counts_are_short(value, text):
     assert short(value) == text
+
+
+def test_in_one_line_there_are_sums_and_what_has_failed():
+    html = compact_html(NOTHING, ["a failed: <b>"], 48210.0, np.full(9, 2.0), 60)
+    assert "0 ring kernels" in html
+    assert "<b>48.2k</b> msg/s" in html
+    assert "over the last 60 s" in html
+    assert "a failed: &lt;b&gt;" in html
+    assert "msg/s" not in compact_html(NOTHING, [], None, np.full(9, np.nan), 60)
+
+
+def test_one_kernel_has_a_table_and_charts_of_its_own():
+    html = kernel_html(NOTHING, {}, ["a failed"], ["a"], np.zeros((1, 9)), np.ones((1, 9)), 60)
+    assert html.count("<table") == 1
+    assert html.count("<img") == 2
+    assert "ring kernels" not in html
+    assert "a failed" in html

@@ -105,6 +105,17 @@ def test_a_version_is_shown_from_the_second_on():
     assert Reader(kernels_html([kernel(version=3)])).rows[1][0] == "stats v3"
 
 
+def test_what_runs_a_kernel_is_said_where_it_is_known():
+    assert Reader(kernels_html([kernel()], {"stats": "cpu ×3", "other": "async"})).rows[1][0] == "stats cpu ×3"
+    assert "<b>cpu" not in kernels_html([kernel()], {"stats": "<b>cpu"})
+    assert Reader(runtime_html(runtime(kernel()), tags={"stats": "async"})).rows[1][0] == "stats async"
+
+
+def test_restarts_are_counted():
+    head, row = Reader(kernels_html([kernel(restarts=7)])).rows
+    assert row[head.index("restarts")] == "7"
+
+
 def test_the_line_about_the_runtime():
     kernels = [kernel(f"k{i}", state=state) for i, state in enumerate(["ACTIVE", "ACTIVE", "FAILED"])]
     text = Reader(runtime_html(runtime(*kernels, dead_letters=1, loop_lag=0.0021))).text
