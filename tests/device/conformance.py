@@ -1051,6 +1051,7 @@ class Conformance:
             assert statistics.queue_peak <= 128
             assert statistics.replies_unread == 0
         assert runtime.dead_letters.total == 0
+        assert runtime.edges() == {(None, "one"): n, ("one", "two"): n, ("two", "three"): n}
 
     @pytest.mark.parametrize("kinds", ["cc", "ac", "ca"])
     async def test_a_connection_hands_back_pressure_on(self, runtime, start, settle, eventually, kinds):
@@ -1088,6 +1089,7 @@ class Conformance:
         await runtime.send("double", Number(0))
         await runtime.wait_idle()
         assert await two.snapshot() == tally_of(1)
+        assert runtime.edges() == {(None, "double"): 51, ("double", "count"): 1}
 
     @pytest.mark.parametrize("how", ["disconnect", "terminate"])
     async def test_replies_can_be_received_again_after_a_connection(self, runtime, start, how):
@@ -1108,6 +1110,8 @@ class Conformance:
         await runtime.connect("double", "echo")
         await runtime.send("double", Number(5))
         assert (await runtime.receive("echo")).n == 10
+        # What the former kernel of the id was sent does not count for the latter.
+        assert runtime.edges() == {(None, "double"): 5, ("double", "echo"): 2 if how == "disconnect" else 1}
 
     async def test_what_cannot_be_connected(self, runtime, start):
         await start(steps.double)
