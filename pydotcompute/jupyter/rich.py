@@ -71,7 +71,19 @@ def _svg_of_trace(trace: Trace) -> str:
     return svg(trace, EVENTS)
 
 
-_SVG: dict[type, Callable[[Any], str]] = {Trace: _svg_of_trace}
+def _svg_of_kernel(kernel: RingKernel) -> str | None:
+    try:
+        from .widgets.lifecycle import diagram_svg
+    except ModuleNotFoundError:  # of the widget libraries
+        return None
+    return diagram_svg(list(kernel.history))
+
+
+_SVG: dict[type, Callable[[Any], str | None]] = {
+    Trace: _svg_of_trace,
+    RingKernel: _svg_of_kernel,
+    CompiledKernel: _svg_of_kernel,
+}
 
 
 def _html_of_array(array: NDArray[Any]) -> str | None:
@@ -98,6 +110,8 @@ def show(value: Any) -> None:
     bundle = {**widget._repr_mimebundle_(), "text/plain": repr(value)}
     if isinstance(value, RingKernelRuntime):
         bundle["text/html"] = value._repr_html_()  # for those who read without a kernel, more than one line
+    if (draw := _SVG.get(type(value))) is not None:
+        bundle["image/svg+xml"] = draw(value)
     widget._outputs.show(bundle)
 
 

@@ -57,8 +57,11 @@ def test_a_kernel_is_live_until_another_takes_its_place(nb: NotebookKernel) -> N
     data = live(nb.run("handle"))
     assert data["text/plain"] == "<ring kernel 'echo' ACTIVE, 0 queued>"
     assert "echo" in data["text/html"]
+    assert "ACTIVE" in data["image/svg+xml"]
     nb.run("%ring restart echo")
-    assert "TERMINATED" in static(nb.run("handle"))["text/plain"]
+    over = static(nb.run("handle"))
+    assert "TERMINATED" in over["text/plain"]
+    assert over["image/svg+xml"] != data["image/svg+xml"]
     assert live(nb.run("runtime['echo']"))[VIEW] != data[VIEW]
 
 
