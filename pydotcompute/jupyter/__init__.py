@@ -9,10 +9,19 @@ if TYPE_CHECKING:
     from .widgets import lifecycle as lifecycle
     from .widgets import mailbox as mailbox
     from .widgets import memory as memory
+    from .widgets import topology as topology
 
-__all__ = ["dashboard", "lifecycle", "load_ipython_extension", "mailbox", "memory", "unload_ipython_extension"]
+__all__ = [
+    "dashboard",
+    "lifecycle",
+    "load_ipython_extension",
+    "mailbox",
+    "memory",
+    "topology",
+    "unload_ipython_extension",
+]
 
-_WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory")
+_WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory", "topology")
 """What needs the widget libraries, which the magics do not."""
 
 

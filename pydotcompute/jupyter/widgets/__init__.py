@@ -17,5 +17,17 @@ from .dashboard import Dashboard, dashboard
 from .lifecycle import Lifecycle, lifecycle
 from .mailbox import MailboxView, mailbox
 from .memory import Memory, memory
+from .topology import Topology, topology
 
-__all__ = ["Dashboard", "Lifecycle", "MailboxView", "Memory", "dashboard", "lifecycle", "mailbox", "memory"]
+__all__ = [
+    "Dashboard",
+    "Lifecycle",
+    "MailboxView",
+    "Memory",
+    "Topology",
+    "dashboard",
+    "lifecycle",
+    "mailbox",
+    "memory",
+    "topology",
+]
