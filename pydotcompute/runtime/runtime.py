@@ -1683,7 +1683,8 @@ class RingKernelRuntime:
         Returns:
             (source, target) and the count, above 0, for each pair of ids. Source None: from outside the kernels.
             Messages that wait for room in a full mailbox may be among them. The counts of a kernel that was launched
-            again under its id begin anew, those of what was sent to it too.
+            again under its id begin anew, those of what was sent to it too; what a router gave that was closed since
+            counts as from outside.
         """
         kernels, routers = dict(self._kernels), dict(self._routers)
         for kernel in kernels.values():

@@ -215,6 +215,26 @@ async def test_counts_begin_anew_with_a_kernel_that_is_launched_again(runtime, s
     assert edges[None, "back"] == 1
 
 
+async def test_what_a_closed_router_gave_comes_from_outside(runtime, start):
+    async def front(ctx: KernelContext[Number, None]):
+        async for number in ctx:
+            await ctx.tell("pool", number)
+
+    await start(sink_body, "a")
+    await start(front, "front")
+    for n in range(2):
+        pool = await runtime.router("pool", ["a"])
+        await runtime.send("front", Number(n))
+        await runtime.wait_idle()
+        assert runtime.edges() == {
+            (None, "front"): n + 1,
+            ("front", "pool"): 1,
+            ("pool", "a"): 1,
+        } | ({(None, "a"): n} if n else {})
+        await pool.close()
+    assert runtime.edges() == {(None, "front"): 2, (None, "a"): 2}
+
+
 async def test_nothing_seems_to_come_from_outside_while_kernels_talk(runtime, start):
     stop = asyncio.Event()
 
