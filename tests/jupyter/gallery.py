@@ -112,7 +112,7 @@ pool = MemoryPool()
 held = [pool.empty(1000)]
 memory(pool)
 """,
-    shown="""(root) => root.querySelector(".pdc-facts span")?.textContent""",
+    shown="""(root) => root.querySelector(".pdc-mem-facts span")?.textContent""",
     truth="(lambda s: f'{human_size(s.in_use)} in {s.buffers} buffer' + 's' * (s.buffers > 1))(pool.statistics())",
     change="held.append(pool.empty(3000))",
     end="del held, pool",
@@ -121,4 +121,61 @@ memory(pool)
     stays=False,
 )
 
-EXHIBITS = [DASHBOARD, MEMORY]
+LIFECYCLE = Exhibit(
+    name="lifecycle",
+    source="from pydotcompute import lifecycle\nlifecycle(runtime['sink'])",
+    shown="""(root) => [root.querySelector(".pdc-box.pdc-lit text").textContent,
+        [...root.querySelectorAll(".pdc-way li span")].map((word) => word.textContent)]""",
+    truth="""[runtime["sink"].state, [{"DEACTIVATED": "paused"}.get(state, state.lower())
+        for state, _ in runtime["sink"].history[-12:]]]""",
+    change="await runtime.deactivate('sink')\nawait runtime.reactivate('sink')",
+    says="ended",
+    press=(
+        ("button[data-verb=pause]", ".pdc-box.pdc-lit", "DEACTIVATED"),
+        ("button[data-verb=resume]", ".pdc-box.pdc-lit", "ACTIVE"),
+    ),
+)
+
+MAILBOX = Exhibit(
+    name="mailbox",
+    source="""
+from pydotcompute import mailbox
+
+desk = RingKernelRuntime()
+await desk.launch(sink, kernel_id="desk")
+await desk.activate("desk")
+await desk.deactivate("desk")
+await desk.send_many("desk", [Job(1), Job(2), Job(3)])
+mailbox(desk["desk"])
+""",
+    shown="""(root) => [root.querySelector(".pdc-tag").textContent,
+        [...root.querySelectorAll(".pdc-message span")].map((fields) => fields.textContent)]""",
+    truth="""[f"{desk['desk'].queue_depth} of 1,024", [f"n={one.message.n}" for one in desk["desk"].queue()]]""",
+    change="await desk.send('desk', Job(4))",
+    end="await desk.close(drain=False)",
+    says="ended",
+    press=(
+        (".pdc-message >> nth=1", ".pdc-detail", "place 1: Job(n=2)"),
+        ("button[data-verb=up]", ".pdc-message >> nth=0", "n=2"),
+        ("button[data-verb=step]", ".pdc-say", "desk handled Job(n=2)"),
+        ("button[data-verb=discard]", ".pdc-say", "Job(n=1) discarded"),
+        ("button[data-verb=inject]", ".pdc-message >> nth=0", "n=0"),
+    ),
+)
+
+TOPOLOGY = Exhibit(
+    name="topology",
+    source="from pydotcompute import topology\ntopology(runtime)",
+    shown="""(root) => [...root.querySelectorAll(".pdc-arrow title")].map(
+        (title) => title.textContent.split(" message")[0]).sort()""",
+    truth="""sorted(f"{'outside' if source is None else source} → {target}: {n:,}"
+        for (source, target), n in runtime.edges().items())""",
+    says="2 ended",
+    press=(
+        (".pdc-node[data-name=worker]", ".pdc-detail", "to sink"),
+        (".pdc-node[data-name=sink]", ".pdc-detail", "from worker"),
+        ("button[data-verb=arrange]", ".pdc-say", "arranged anew"),
+    ),
+)
+
+EXHIBITS = [DASHBOARD, MEMORY, LIFECYCLE, MAILBOX, TOPOLOGY]
