@@ -143,6 +143,53 @@ def test_the_latest_are_kept_and_the_others_counted():
     assert "30 older left out" in repr(trace)
 
 
+@pytest.mark.parametrize("still", [False, True], ids=["a trace", "its events"])
+def test_the_latest_n_are_those_before_a_place_in_the_order_of_recording(still):
+    trace = Trace(limit=10)
+    made = [sent_to(trace, "k") for _ in range(20)]
+    of = trace.events if still else trace
+    assert of.recorded == 40
+    assert (list(of.latest(3)), of.latest(3).left_out) == (list(of)[-3:], 37)
+    assert (list(of.latest(3, until=36)), of.latest(3, until=36).left_out) == (list(of)[3:6], 33)
+    assert list(of.latest(99)) == list(of)
+    assert of.latest(99).left_out == 30
+    assert (len(of.latest(0)), of.latest(0).left_out) == (0, 40)
+    assert list(of.latest(3, until=99)) == list(of.latest(3))
+    assert list(of.latest(3, until=31)) == list(of)[:1]
+    assert list(of.latest(3, until=5)) == list(of.latest(3, until=-5)) == []
+    assert [e.number for e in of.latest(2)] == [made[-1].number] * 2
+    assert (of._count("send", 0), of._count("send", 38), of._count("send", 40), of._count("crash", 0)) == (5, 1, 0, 0)
+    with pytest.raises(ValueError, match="n must be 0 or more"):
+        of.latest(-1)
+
+
+def test_nothing_recorded_has_no_latest():
+    for nothing in (Trace(), Events()):
+        assert (nothing.recorded, list(nothing.latest(5)), list(nothing.latest(5, until=3))) == (0, [], [])
+
+
+def test_the_latest_are_read_while_others_are_recorded():
+    trace = Trace(limit=50)
+    done = threading.Event()
+
+    def record():
+        while not done.is_set():
+            sent_to(trace, "k")
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        for _ in range(300):
+            until = trace.recorded
+            stretch = trace.latest(10, until)
+            assert stretch.left_out + len(stretch) <= until
+            assert len(stretch) <= 10
+            assert [e.stamp for e in stretch] == sorted(e.stamp for e in stretch)
+    finally:
+        done.set()
+        thread.join()
+
+
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None])
 def test_limit_is_an_integer_of_at_least_1(wrong):
     with pytest.raises(ValueError, match="limit must be an integer of at least 1"):
@@ -735,6 +782,17 @@ def test_failures_are_marked():
     assert set(marks) == {"drop", "crash", "restart", "state"}
     assert marks["crash"]["args"]["detail"] == "ValueError: why"
     assert marks["state"]["name"] == "failed"
+
+
+@pytest.mark.parametrize("draw", ["to_svg", "to_mermaid"])
+def test_diagrams_are_written_to_a_file(tmp_path, draw):
+    trace = Trace()
+    everything(trace, text="☃")
+    (tmp_path / "diagram").write_text("what was there")
+    text = getattr(trace, draw)(path=tmp_path / "diagram")
+    assert (tmp_path / "diagram").read_text(encoding="utf-8") == text == getattr(trace, draw)()
+    with pytest.raises(OSError, match="missing"):
+        getattr(trace, draw)(path=tmp_path / "missing" / "diagram")
 
 
 def test_to_chrome_writes_a_file(tmp_path):
