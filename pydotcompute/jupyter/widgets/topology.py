@@ -24,7 +24,7 @@ ALIKE = 12
 """Kernels whose ids differ in a number at the end are shown one by one up to so many; more become one node."""
 SINGLE = 12
 """How many of these, the busiest, are shown one by one when that node is opened."""
-MOST = 40
+MOST = 24
 """Kernels that are shown one by one otherwise, the busiest; what is left becomes one node."""
 ARROWS = 120
 """Arrows that are drawn, those with the most messages."""
@@ -147,18 +147,22 @@ class Topology(LiveWidget):
             self._again()
 
     def _again(self) -> None:
-        """Draw the last frame anew, and show it at once."""
+        """Draw all anew, at once."""
         self._made_of = self._drawn_of = None
-        if self._frame is not None and self._status == "live":
-            self._draw(self._frame)
-            self._context.copy().run(self._send_frame)
+        if self._listening and self._status == "live":
+            self._source.sampler.ignore(self._take)  # who begins to listen gets a frame at once
+            self._listening = 0.0
+            self._adapt()
 
     # -- sampling and sending: with the lock ---------------------------------------------------------------------------
 
     def _look(self, frame: Frame) -> None:
         self._counts = self._runtime.edges()
         self._per_second = self._rates_of(frame.time_ns)
-        self._draw(frame)
+        self._make_nodes(frame)
+        self._sent = self._between_nodes(self._counts)
+        self._rates = self._between_nodes(self._per_second)
+        self._arrange()
 
     def _rates_of(self, now: int) -> Counts:
         """Messages a second of each edge; empty while that is not known."""
@@ -175,12 +179,6 @@ class Topology(LiveWidget):
         passed = (now - begin) * 1e-9
         # What was launched again counts from 0.
         return {edge: (n - was if n >= (was := before.get(edge, 0)) else n) / passed for edge, n in counts.items()}
-
-    def _draw(self, frame: Frame) -> None:
-        self._make_nodes(frame)
-        self._sent = self._between_nodes(self._counts)
-        self._rates = self._between_nodes(self._per_second)
-        self._arrange()
 
     def _make_nodes(self, frame: Frame) -> None:
         """Which nodes there are, and whom each stands for."""

@@ -33,9 +33,10 @@ function topology(shared) {
     let arrows = [];
     let said = ""; // the numbers below, as they stand there
     const own = view.root.getRootNode(); // of a page, or of a shadow
-    const summary = h("span");
+    const summary = h("span", { class: "pdc-sum" });
+    const leftOut = h("span");
     const arrange = h("button", { type: "button", "data-verb": "arrange", title: "find new places for all nodes" }, "Arrange");
-    view.head.append(summary, h("span", { class: "pdc-grow" }), arrange);
+    view.head.append(summary, leftOut, h("span", { class: "pdc-grow" }), arrange);
     view.on(arrange, "click", () => view.command("arrange", "all"));
     const picture = h("div", { class: "pdc-graph" });
     const quiet = h("div", { class: "pdc-quiet" });
@@ -44,6 +45,7 @@ function topology(shared) {
     view.body.append(empty, picture, quiet, detail);
     const write = {
       summary: text(summary),
+      leftOut: text(leftOut),
       off: field((off) => (arrange.disabled = off)),
       why: attribute(arrange, "title"),
     };
@@ -170,7 +172,7 @@ function topology(shared) {
       const rx = kind === "router" ? high / 2 : 7;
       const box = (attributes) => shape("rect", { x: left, y: top, width: wide, height: high, rx, ...attributes });
       const fill = shape("rect", { class: "pdc-fill", x: left + 1, y: top + 1, width: 0, height: high - 2, rx: rx - 1 });
-      const icon = shape("path", { transform: `translate(${left + 11} ${top + 8})` });
+      const icon = shape("path", { transform: `translate(${left + 11} ${top + 9.5})` });
       const below = shape("text", { class: "pdc-below", x: left + 11, y: at[1] + 14 });
       const times = kind === "many" ? ` ×${short(kernels)}` : "";
       const title = shape("text", { class: "pdc-name", x: left + 27, y: at[1] - 4 }, shortened(name) + times);
@@ -236,10 +238,9 @@ function topology(shared) {
       write.off(!view.acts);
       write.why(view.acts ? "find new places for all nodes" : view.idle);
       const total = content.sent.reduce((sum, n) => sum + n, 0);
-      const left = content.leftOut ? ` · ${count(content.leftOut)} more arrows with fewer messages` : "";
-      write.summary(
-        `${count(content.kernels)} ring kernel${content.kernels === 1 ? "" : "s"} · ${count(total)} message${total === 1 ? "" : "s"}${left}`,
-      );
+      const kernels = `${count(content.kernels)} ring kernel${content.kernels === 1 ? "" : "s"}`;
+      write.summary(`${kernels} · ${count(total)} message${total === 1 ? "" : "s"}`);
+      write.leftOut(content.leftOut ? `${count(content.leftOut)} more arrows with fewer messages` : "");
       empty.hidden = content.kernels > 0 && arrows.length > 0;
       picture.hidden = !arrows.length;
       if (!content.kernels) empty.replaceChildren("No ring kernels yet: ", h("code", {}, "await runtime.launch(…)"));
