@@ -34,9 +34,10 @@ function topology(shared) {
     let said = ""; // the numbers below, as they stand there
     const own = view.root.getRootNode(); // of a page, or of a shadow
     const summary = h("span", { class: "pdc-sum" });
+    const states = h("span");
     const leftOut = h("span");
     const arrange = h("button", { type: "button", "data-verb": "arrange", title: "find new places for all nodes" }, "Arrange");
-    view.head.append(summary, leftOut, h("span", { class: "pdc-grow" }), arrange);
+    view.head.append(summary, states, leftOut, h("span", { class: "pdc-grow" }), arrange);
     view.on(arrange, "click", () => view.command("arrange", "all"));
     const picture = h("div", { class: "pdc-graph" });
     const quiet = h("div", { class: "pdc-quiet" });
@@ -45,6 +46,7 @@ function topology(shared) {
     view.body.append(empty, picture, quiet, detail);
     const write = {
       summary: text(summary),
+      states: text(states),
       leftOut: text(leftOut),
       off: field((off) => (arrange.disabled = off)),
       why: attribute(arrange, "title"),
@@ -240,6 +242,7 @@ function topology(shared) {
       const total = content.sent.reduce((sum, n) => sum + n, 0);
       const kernels = `${count(content.kernels)} ring kernel${content.kernels === 1 ? "" : "s"}`;
       write.summary(`${kernels} · ${count(total)} message${total === 1 ? "" : "s"}`);
+      write.states(inWords(STATES.map((_, i) => content.nodes.reduce((sum, node) => sum + node.states[i], 0))));
       write.leftOut(content.leftOut ? `${count(content.leftOut)} more arrows with fewer messages` : "");
       empty.hidden = content.kernels > 0 && arrows.length > 0;
       picture.hidden = !arrows.length;
