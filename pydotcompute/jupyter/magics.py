@@ -212,7 +212,16 @@ _one.add_argument("--overwrite", action="store_true", help="replace a file of th
 _one.add_argument("--stop", action="store_true", help="end the recording")
 _one.add_argument("path", nargs="?", metavar="PATH")
 _one.add_argument("kernel_ids", nargs="*", metavar="KERNEL")
-_command("dashboard", "the live dashboard")
+_one = _command("dashboard", "the live dashboard of all kernels, or of one")
+_one.add_argument("--compact", action="store_true", help="in one line")
+_one.add_argument("kernel_id", nargs="?", metavar="KERNEL")
+_command("topology", "a live graph of who sends to whom")
+_command("lifecycle", "the states of a kernel, live, and the way that it came").add_argument(
+    "kernel_id", metavar="KERNEL"
+)
+_command("mailbox", "the queue of a kernel, live, to step through and to change").add_argument(
+    "kernel_id", metavar="KERNEL"
+)
 _command("loop", "where the kernels run; with an argument, choose").add_argument(
     "mode", nargs="?", choices=("thread", "current")
 )
@@ -530,10 +539,30 @@ class RingMagics(Magics):
             raise UsageError(f"{options.path!r} cannot be written: {error.strerror}") from None
         print(f"recording to {options.path}; %ring record --stop ends it")  # noqa: T201
 
-    def _dashboard(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> Any:
+    def _dashboard(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
+        if options.compact and options.kernel_id is not None:
+            COMMANDS["dashboard"].error("--compact is for all kernels: name none")
+        embed = None if options.kernel_id is None else runtime[options.kernel_id]
         from .widgets import dashboard
 
-        return dashboard(runtime)
+        return dashboard(runtime, layout="compact" if options.compact else "full", embed=embed)
+
+    def _topology(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> Any:
+        from .widgets import topology
+
+        return topology(runtime)
+
+    def _lifecycle(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
+        kernel = runtime[options.kernel_id]
+        from .widgets import lifecycle
+
+        return lifecycle(kernel)
+
+    def _mailbox(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
+        kernel = runtime[options.kernel_id]
+        from .widgets import mailbox
+
+        return mailbox(kernel)
 
     def _loop(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
         if options.mode is not None:

@@ -124,15 +124,15 @@ memory(pool)
 LIFECYCLE = Exhibit(
     name="lifecycle",
     source="from pydotcompute import lifecycle\nlifecycle(runtime['sink'])",
-    shown="""(root) => [root.querySelector(".pdc-box.pdc-lit text").textContent,
-        [...root.querySelectorAll(".pdc-way li span")].map((word) => word.textContent)]""",
+    shown="""(root) => [root.querySelector(".pdc-life-box.pdc-life-lit text").textContent,
+        [...root.querySelectorAll(".pdc-life-way li span")].map((word) => word.textContent)]""",
     truth="""[runtime["sink"].state, [{"DEACTIVATED": "paused"}.get(state, state.lower())
         for state, _ in runtime["sink"].history[-12:]]]""",
     change="await runtime.deactivate('sink')\nawait runtime.reactivate('sink')",
     says="ended",
     press=(
-        ("button[data-verb=pause]", ".pdc-box.pdc-lit", "DEACTIVATED"),
-        ("button[data-verb=resume]", ".pdc-box.pdc-lit", "ACTIVE"),
+        ("button[data-verb=pause]", ".pdc-life-box.pdc-life-lit", "DEACTIVATED"),
+        ("button[data-verb=resume]", ".pdc-life-box.pdc-life-lit", "ACTIVE"),
     ),
 )
 
@@ -149,17 +149,17 @@ await desk.send_many("desk", [Job(1), Job(2), Job(3)])
 mailbox(desk["desk"])
 """,
     shown="""(root) => [root.querySelector(".pdc-tag").textContent,
-        [...root.querySelectorAll(".pdc-message span")].map((fields) => fields.textContent)]""",
+        [...root.querySelectorAll(".pdc-mail-message span")].map((fields) => fields.textContent)]""",
     truth="""[f"{desk['desk'].queue_depth} of 1,024", [f"n={one.message.n}" for one in desk["desk"].queue()]]""",
     change="await desk.send('desk', Job(4))",
     end="await desk.close(drain=False)",
     says="ended",
     press=(
-        (".pdc-message >> nth=1", ".pdc-detail", "place 1: Job(n=2)"),
-        ("button[data-verb=up]", ".pdc-message >> nth=0", "n=2"),
+        (".pdc-mail-message >> nth=1", ".pdc-mail-detail", "place 1: Job(n=2)"),
+        ("button[data-verb=up]", ".pdc-mail-message >> nth=0", "n=2"),
         ("button[data-verb=step]", ".pdc-say", "desk handled Job(n=2)"),
         ("button[data-verb=discard]", ".pdc-say", "Job(n=1) discarded"),
-        ("button[data-verb=inject]", ".pdc-message >> nth=0", "n=0"),
+        ("button[data-verb=inject]", ".pdc-mail-message >> nth=0", "n=0"),
     ),
 )
 

@@ -1006,7 +1006,10 @@ def test_help(nb: NotebookKernel) -> None:
         "%ring letters [KERNEL]",
         "%ring trace [--stop] [KERNEL ...]",
         "%ring record [--overwrite] [--stop] [PATH] [KERNEL ...]",
-        "%ring dashboard",
+        "%ring dashboard [--compact] [KERNEL]",
+        "%ring topology",
+        "%ring lifecycle KERNEL",
+        "%ring mailbox KERNEL",
         "%ring loop [{thread,current}]",
         "%%ring_kernel [KERNEL] [OPTION ...]",
         "        --queue-size N          messages that the mailbox holds (1024)",
@@ -1038,7 +1041,11 @@ def test_help(nb: NotebookKernel) -> None:
         ("ask echo --timeout 1 2", "'--timeout 1 2' is not an expression of Python (invalid syntax)"),
         ("send nope 1", "no ring kernel 'nope'"),
         ("loop sideways", "invalid choice: 'sideways'"),
-        ("dashboard echo", "unrecognized arguments: echo"),
+        ("dashboard nope", "no ring kernel 'nope'"),
+        ("dashboard --compact echo", "--compact is for all kernels: name none"),
+        ("topology echo", "unrecognized arguments: echo"),
+        ("lifecycle nope", "no ring kernel 'nope'"),
+        ("mailbox", "the following arguments are required: KERNEL"),
         ("step", "the following arguments are required: KERNEL"),
         ("step echo 0", "N must be at least 1, not 0"),
         ("step echo x", "argument N: invalid int value: 'x'"),
@@ -1076,6 +1083,22 @@ def test_an_error_in_an_expression_shows_the_expression(nb: NotebookKernel) -> N
 # -- completion --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ("dashboard", "Dashboard(hz=5, window=60)"),
+        ("dashboard --compact", "layout='compact'"),
+        ("dashboard echo", "embed='echo'"),
+        ("topology", "Topology(hz=2)"),
+        ("lifecycle echo", "Lifecycle('echo', hz=5)"),
+        ("mailbox echo", "MailboxView('echo', hz=5, limit=100)"),
+    ],
+)
+def test_widgets_are_shown(nb: NotebookKernel, line: str, shown: str) -> None:
+    nb.run(ECHO)
+    assert shown in nb.run(f"%ring {line}").text
+
+
 @pytest.fixture
 def two(nb: NotebookKernel) -> NotebookKernel:
     nb.run(ECHO.replace("%%ring_kernel", "%%ring_kernel alarm"))
@@ -1085,7 +1108,7 @@ def two(nb: NotebookKernel) -> NotebookKernel:
 
 COMMAND_NAMES = [
     *("status", "send", "ask", "pause", "step", "queue", "peek", "resume", "stop", "restart", "health", "letters"),
-    *("trace", "record", "dashboard", "loop", "help"),
+    *("trace", "record", "dashboard", "topology", "lifecycle", "mailbox", "loop", "help"),
 ]
 
 
@@ -1113,6 +1136,9 @@ COMMAND_NAMES = [
         ("%ring trace alarm al", ["%ring trace alarm 'all day'"]),
         ("%ring trace --s", ["%ring trace --stop"]),
         ("%ring record x ala", ["%ring record x alarm"]),
+        ("%ring dashboard ala", ["%ring dashboard alarm"]),
+        ("%ring dashboard --c", ["%ring dashboard --compact"]),
+        ("%ring mailbox al", ["%ring mailbox alarm", "%ring mailbox 'all day'"]),
         ("%ring loop ", ["%ring loop thread", "%ring loop current"]),
         ("%ring loop c", ["%ring loop current"]),
         ("%%ring_kernel --que", ["%%ring_kernel --queue-size"]),
@@ -1135,7 +1161,7 @@ def test_completion(two: NotebookKernel, line: str, completed: list[str]) -> Non
 @pytest.mark.parametrize(
     "line",
     [
-        *("%ring dashboard ", "%ring nope ", "%ring ask alarm ", "%ring health ", "%ring step 'all day' "),
+        *("%ring topology ", "%ring nope ", "%ring ask alarm ", "%ring health ", "%ring step 'all day' "),
         *("%ring peek 'x' ", "%%ring_kernel --queue-size "),
     ],
 )

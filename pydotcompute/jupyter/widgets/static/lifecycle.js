@@ -30,11 +30,11 @@ function start(view) {
       title: attribute(button, "title"),
     };
   });
-  const none = h("span", { class: "pdc-none" });
+  const none = h("span", { class: "pdc-life-none" });
   const bar = h("div", { class: "pdc-actions" }, ...buttons.map(({ button }) => button), none);
-  const picture = h("div", { class: "pdc-diagram" });
-  const way = h("ol", { class: "pdc-way", "aria-label": "The way it came" });
-  const error = h("div", { class: "pdc-error" });
+  const picture = h("div", { class: "pdc-life-diagram" });
+  const way = h("ol", { class: "pdc-life-way", "aria-label": "The way it came" });
+  const error = h("div", { class: "pdc-life-error" });
   view.body.append(bar, picture, way, error);
 
   function build({ size, box, boxes: places, ways: all }) {
@@ -56,12 +56,12 @@ function start(view) {
         },
         shape("path", { d: "M0 0L7 3.5L0 7z" }),
       );
-    diagram.append(shape("defs", {}, head("way", "pdc-way-head"), head("taken", "pdc-way-head pdc-taken")));
+    diagram.append(shape("defs", {}, head("way", "pdc-life-way-head"), head("taken", "pdc-life-way-head pdc-life-taken")));
     for (const { start: from, end: to, word, path, at } of all) {
       const line = shape("path", { d: path });
-      const group = shape("g", { class: "pdc-way-line" }, line, shape("text", { x: at[0], y: at[1] }, word));
+      const group = shape("g", { class: "pdc-life-way-line" }, line, shape("text", { x: at[0], y: at[1] }, word));
       const taken = field((is) => {
-        group.classList.toggle("pdc-taken", is);
+        group.classList.toggle("pdc-life-taken", is);
         line.setAttribute("marker-end", `url(#${scope}-${is ? "taken" : "way"})`);
       });
       ways.push({ from, to, taken });
@@ -71,14 +71,14 @@ function start(view) {
       const look = LOOK[state];
       const group = shape(
         "g",
-        { class: "pdc-box", "data-tone": look.tone },
+        { class: "pdc-life-box", "data-tone": look.tone },
         shape("rect", { x: x - box[0] / 2, y: y - box[1] / 2, width: box[0], height: box[1], rx: 6 }),
         shape("path", { d: look.shape, transform: `translate(${x - box[0] / 2 + 6} ${y - 5})` }),
         shape("text", { x: x + 8, y: y + 4 }, state),
       );
       boxes.set(
         state,
-        field((lit) => group.classList.toggle("pdc-lit", lit)),
+        field((lit) => group.classList.toggle("pdc-life-lit", lit)),
       );
       diagram.append(group);
     }
@@ -134,7 +134,7 @@ function start(view) {
         return item;
       });
       if (leftOut) items.unshift(h("li", {}, `${count(leftOut)} before`));
-      way.replaceChildren(...items, h("li", { class: "pdc-for" }));
+      way.replaceChildren(...items, h("li", { class: "pdc-life-for" }));
     }
     way.lastChild.textContent = `for ${duration(Math.max(now - history.at(-1)[1], 0)).join(" ")}`;
   }

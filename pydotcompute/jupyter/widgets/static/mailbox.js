@@ -49,35 +49,35 @@ function start(view) {
     buttons.pause.el,
     buttons.resume.el,
     buttons.step.el,
-    h("span", { class: "pdc-pair" }, steps, buttons.stepMany.el),
+    h("span", { class: "pdc-mail-pair" }, steps, buttons.stepMany.el),
     buttons.up.el,
     buttons.down.el,
     buttons.discard.el,
   );
 
-  const hand = h("div", { class: "pdc-hand" });
+  const hand = h("div", { class: "pdc-mail-hand" });
   const list = h("div", {
-    class: "pdc-queued",
+    class: "pdc-mail-queued",
     role: "listbox",
     tabindex: "0",
     "aria-label": "What is queued, the next message first",
   });
-  const note = h("div", { class: "pdc-note" });
-  const rings = h("div", { class: "pdc-rings" });
-  const detail = h("pre", { class: "pdc-detail", tabindex: "0", "aria-label": "The selected message" });
+  const note = h("div", { class: "pdc-mail-note" });
+  const rings = h("div", { class: "pdc-mail-rings" });
+  const detail = h("pre", { class: "pdc-mail-detail", tabindex: "0", "aria-label": "The selected message" });
 
-  const message = h("input", { class: "pdc-code", "aria-label": "Message as JSON", spellcheck: "false" });
+  const message = h("input", { class: "pdc-mail-code", "aria-label": "Message as JSON", spellcheck: "false" });
   const inject = h("button", { type: "submit", "data-verb": "inject", title: "put it before the selected message" }, "Inject");
-  const injecting = h("form", { class: "pdc-form" }, h("label", {}, "message ", message), inject);
+  const injecting = h("form", { class: "pdc-mail-form" }, h("label", {}, "message ", message), inject);
   const condition = h("input", {
-    class: "pdc-code",
+    class: "pdc-mail-code",
     "aria-label": "Break when",
     placeholder: "msg.celsius > 100",
     spellcheck: "false",
   });
   const set = h("button", { type: "submit", "data-verb": "break", title: "pause before such a message" }, "Set");
-  const breaking = h("form", { class: "pdc-form" }, h("label", {}, "break when ", condition), set);
-  const forms = h("div", { class: "pdc-forms" }, injecting, breaking);
+  const breaking = h("form", { class: "pdc-mail-form" }, h("label", {}, "break when ", condition), set);
+  const forms = h("div", { class: "pdc-mail-forms" }, injecting, breaking);
   view.body.append(bar, hand, list, note, rings, detail, forms);
 
   const write = {
@@ -92,7 +92,7 @@ function start(view) {
     active: attribute(list, "aria-activedescendant"),
     breaks: field((value) => {
       condition.value = value;
-      breaking.classList.toggle("pdc-set", !!value);
+      breaking.classList.toggle("pdc-mail-set", !!value);
     }),
   };
 
@@ -209,14 +209,14 @@ function start(view) {
           const tone = one.priority > 128 ? "high" : one.priority < 128 ? "low" : "plain";
           const cell = h(
             "div",
-            { class: "pdc-message", role: "option", id: `${scope}-${i}`, "data-at": i, "data-priority": tone },
+            { class: "pdc-mail-message", role: "option", id: `${scope}-${i}`, "data-at": i, "data-priority": tone },
             h("b", {}, one.type),
             h("span", {}, inner(one)),
             h("small", {}, ""),
           );
           return cell;
         }),
-        ...Array.from({ length: Math.max(free, 0) }, () => h("div", { class: "pdc-free", role: "presentation" }, "free")),
+        ...Array.from({ length: Math.max(free, 0) }, () => h("div", { class: "pdc-mail-free", role: "presentation" }, "free")),
       );
     }
     messages.forEach((one, i) => {
@@ -228,7 +228,7 @@ function start(view) {
       const told = words.join(" · ");
       if (cell.lastChild.textContent !== told) cell.lastChild.textContent = told;
       cell.setAttribute("aria-selected", String(i === at));
-      cell.classList.toggle("pdc-next", i === 0);
+      cell.classList.toggle("pdc-mail-next", i === 0);
       cell.title = one.text;
     });
     list.hidden = !list.children.length;
@@ -246,14 +246,14 @@ function start(view) {
       ...Object.entries(both).map(([what, [size, limit, head, tail]]) => {
         const used = tail - head;
         const label = `${what}: ${count(used)} of ${count(limit)}, head ${count(head)}, tail ${count(tail)}`;
-        const slots = h("div", { class: "pdc-slots", role: "img", "aria-label": label });
+        const slots = h("div", { class: "pdc-mail-slots", role: "img", "aria-label": label });
         if (size <= few) {
           for (let place = 0; place < size; place++) {
             const position = head + ((place - head) % size + size) % size;
             const taken = position < tail;
-            const slot = h("i", { ...(taken && { class: "pdc-taken" }) }, taken ? short(position) : "");
+            const slot = h("i", { ...(taken && { class: "pdc-mail-taken" }) }, taken ? short(position) : "");
             if (place === head % size) slot.append(h("em", {}, "head"));
-            if (place === tail % size) slot.append(h("em", { class: "pdc-tail" }, "tail"));
+            if (place === tail % size) slot.append(h("em", { class: "pdc-mail-tail" }, "tail"));
             slots.append(slot);
           }
         } else {
@@ -264,9 +264,9 @@ function start(view) {
             bar.style.right = to === null ? "0" : `calc(100% - ${part(to)})`;
             slots.append(bar);
           }
-          slots.classList.add("pdc-strip");
+          slots.classList.add("pdc-mail-strip");
         }
-        return h("div", { class: "pdc-ring" }, h("small", {}, label), slots);
+        return h("div", { class: "pdc-mail-ring" }, h("small", {}, label), slots);
       }),
       ...(now === "DEACTIVATED" ? [h("small", {}, "paused: what waits lies in the mailbox, not in the ring")] : []),
     );
