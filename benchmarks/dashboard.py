@@ -135,6 +135,7 @@ class Bench:
         self.nb, self.seconds = nb, seconds
         self.pid = int(nb.execute("print(os.getpid())"))
         self._cdp = lab.browser.new_browser_cdp_session()
+        self._page = nb.page.context.new_cdp_session(nb.page)
 
     def _cpu(self) -> tuple[float, float, float]:
         """Seconds of CPU so far: kernel, renderer, whole browser."""
@@ -145,6 +146,7 @@ class Bench:
         return kernel, renderer, sum(process["cpuTime"] for process in processes)
 
     def window(self) -> Window:
+        self._page.send("HeapProfiler.collectGarbage")  # of what was shown before
         time.sleep(SETTLE)
         self.nb.execute("took.clear(); processed = sum(k.processed for k in runtime.statistics().kernels.values())")
         before, begun = self._cpu(), time.monotonic()
