@@ -380,7 +380,7 @@ def _node_svg(node: Node, at: tuple[float, float], now: Mapping[str, Any]) -> st
         f"<rect x='{left + 1:g}' y='{top + 1:g}' width='{full * (wide - 2):.1f}' height='{high - 2}' rx='6' "
         f"fill='#b6d4fe'/>"
         f"<text x='{x:g}' y='{y - 3:g}' fill='#1f2328' font-weight='600'>{escape(name + times)}</text>"
-        f"<text x='{x:g}' y='{y + 13:g}' fill='{tone}' font-size='11'>{escape(_below(node, now))}</text>"
+        f"<text x='{x:g}' y='{y + 13:g}' fill='#424a53' font-size='11'>{escape(_below(node, now))}</text>"
     )
 
 
