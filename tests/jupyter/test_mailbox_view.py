@@ -214,6 +214,14 @@ def test_a_loop_that_is_blocked_makes_an_old_picture_and_not_a_stop(page, runtim
     page.frame(lambda content: content["age"] < 0.2, after=page.last)
 
 
+def test_a_closed_runtime_is_no_blocked_loop(page, queued, box):
+    page.view(box)
+    page.frame()
+    queued.sync.close(drain=False)
+    frame = page.frame(lambda content: content["status"] == "closed")
+    assert (frame["state"], frame["depth"], frame["age"]) == ("TERMINATED", 0, 0.0)
+
+
 @pytest.mark.needs_numba
 def test_of_a_compiled_kernel_the_rings_are_shown(page, runtime):
     definition = ring_kernel(kernel_id="echo", queue_size=4)(steps.echo)

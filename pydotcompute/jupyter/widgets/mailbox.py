@@ -135,7 +135,8 @@ class MailboxView(LiveWidget):
         }
 
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
-        return {**self._read, "age": time.monotonic() - self._read_at, "places": PLACES}, []
+        age = time.monotonic() - self._read_at if self.status == "live" else 0.0
+        return {**self._read, "age": age, "places": PLACES}, []
 
     def _picture(self) -> dict[str, str]:
         read = self._read
