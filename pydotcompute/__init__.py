@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .jupyter import load_ipython_extension as load_ipython_extension
     from .jupyter import mailbox as mailbox
     from .jupyter import memory as memory
+    from .jupyter import sequence as sequence
     from .jupyter import topology as topology
     from .jupyter import unload_ipython_extension as unload_ipython_extension
     from .messages import Record as Record
@@ -63,6 +64,7 @@ _HOME = {
     "message": ".messages",
     "read_log": ".runtime.recording",
     "ring_kernel": ".runtime",
+    "sequence": ".jupyter",
     "topology": ".jupyter",
     "unload_ipython_extension": ".jupyter",
     "width": ".device.block",
@@ -91,6 +93,7 @@ __all__ = [
     "message",
     "read_log",
     "ring_kernel",
+    "sequence",
     "topology",
     "width",
 ]

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .widgets import lifecycle as lifecycle
     from .widgets import mailbox as mailbox
     from .widgets import memory as memory
+    from .widgets import sequence as sequence
     from .widgets import topology as topology
 
 __all__ = [
@@ -17,11 +18,12 @@ __all__ = [
     "load_ipython_extension",
     "mailbox",
     "memory",
+    "sequence",
     "topology",
     "unload_ipython_extension",
 ]
 
-_WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory", "topology")
+_WIDGETS = ("dashboard", "lifecycle", "mailbox", "memory", "sequence", "topology")
 """What needs the widget libraries, which the magics do not."""
 
 

@@ -180,10 +180,10 @@ class Events(Sequence[TraceEvent]):
         start = max(end - n, 0)
         return Events(events[start:end], left_out + start)
 
-    def _count(self, kind: Kind, since: int) -> int:
-        """How many there are of a kind, from the event of that number in the order of recording on."""
+    def _count(self, kind: Kind, start: int, end: int) -> int:
+        """How many there are of a kind, from one place in the order of recording to another."""
         events, left_out = self._all()
-        return sum(e.kind == kind for e in events[max(since - left_out, 0) :])
+        return sum(e.kind == kind for e in events[max(start - left_out, 0) : max(end - left_out, 0)])
 
     def of(self, kernel_id: str | None = None, kind: Kind | None = None) -> Events:
         """Those at one kernel, of one kind, or both.
@@ -653,9 +653,9 @@ class Trace(Events, Observer):
         raw = [one for one in raw if one[0] < end]  # if so many come that others always get between
         return Events(*self._read(raw)) if raw else Events((), end)
 
-    def _count(self, kind: Kind, since: int) -> int:
-        raw = self._newest(max(self.recorded - since, 0), 0)
-        return sum(one[4] == kind for one in raw)
+    def _count(self, kind: Kind, start: int, end: int) -> int:
+        raw = self._newest(max(self.recorded - start, 0), 0)
+        return sum(one[4] == kind and start <= one[0] < end for one in raw)
 
     def __len__(self) -> int:
         return len(self._log)

@@ -17,6 +17,7 @@ from .dashboard import Dashboard, dashboard
 from .lifecycle import Lifecycle, lifecycle
 from .mailbox import MailboxView, mailbox
 from .memory import Memory, memory
+from .sequence import SequenceView, sequence
 from .topology import Topology, topology
 
 __all__ = [
@@ -24,10 +25,12 @@ __all__ = [
     "Lifecycle",
     "MailboxView",
     "Memory",
+    "SequenceView",
     "Topology",
     "dashboard",
     "lifecycle",
     "mailbox",
     "memory",
+    "sequence",
     "topology",
 ]

@@ -9,16 +9,18 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
 import anywidget
+import numpy as np
 import traitlets
 
 from ...exceptions import PyDotComputeError
 from ...runtime import RingKernelRuntime
-from ...telemetry import Frame
+from ...telemetry import COUNTERS, Frame
 from ...telemetry.sampler import Sampler
 from .. import comm, schema
 from ..display import Outputs
@@ -107,6 +109,24 @@ class RuntimeSource:
 
     def post(self, make: Make) -> Future[Any]:
         return self._runtime._post(make)
+
+
+class OwnSource:
+    """For what has no runtime: a sampler of its own, whose frames have no kernels; it is there until it is closed."""
+
+    def __init__(self) -> None:
+        self.sampler = Sampler(self._frame, lambda: None)
+        self._frames = count(1)
+
+    @property
+    def closed(self) -> bool:
+        return False
+
+    def post(self, make: Make) -> Future[Any]:
+        raise PyDotComputeError("there is no runtime here that could do it")
+
+    def _frame(self) -> Frame:
+        return Frame(next(self._frames), time.perf_counter_ns(), (), np.empty(0, COUNTERS), None, None, 0)
 
 
 class Live:

@@ -294,7 +294,7 @@ function live({ title, start }) {
               ? [frame.content.closed ?? "runtime closed", "warn"]
               : age > 3
                 ? [`no frame for ${Math.round(age)} s: the kernel is busy or gone`, "warn"]
-                : ["live", "ok"];
+                : [frame.content.live ?? "live", frame.content.live ? "idle" : "ok"];
       write.live(word);
       write.tone(tone);
       write.say(said.text);
