@@ -206,6 +206,7 @@ _command("letters", "a table of the dead letters of all kernels, or of one").add
 )
 _one = _command("trace", "record what happens from now on, to all kernels or those named; --stop ends and returns it")
 _one.add_argument("--stop", action="store_true", help="end the trace and return it: the notebook shows its picture")
+_one.add_argument("--live", action="store_true", help="show it while it records")
 _one.add_argument("kernel_ids", nargs="*", metavar="KERNEL")
 _one = _command("record", "write messages and replies to the file PATH from now on, for replay; --stop ends that")
 _one.add_argument("--overwrite", action="store_true", help="replace a file of that name")
@@ -493,11 +494,11 @@ class RingMagics(Magics):
         letters = runtime.dead_letters
         display(letters if options.kernel_id is None else letters.of(runtime[options.kernel_id].id))  # type: ignore[no-untyped-call]
 
-    def _trace(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Trace | None:
+    def _trace(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> Any:
         global _trace
         if options.stop:
-            if options.kernel_ids:
-                COMMANDS["trace"].error("--stop ends the whole trace: name no kernel")
+            if options.kernel_ids or options.live:
+                COMMANDS["trace"].error("--stop ends the whole trace: name no kernel, and no --live")
             if _trace is None:
                 raise UsageError("no trace is being recorded: `%ring trace` begins one")
             trace, _trace = _trace, None
@@ -512,7 +513,11 @@ class RingMagics(Magics):
         _trace = runtime.trace(kernels=kernels).start()
         what = ", ".join(kernels) if kernels else "all ring kernels"
         print(f"tracing {what}; %ring trace --stop ends it and shows it")  # noqa: T201
-        return None
+        if not options.live:
+            return None
+        from .widgets import sequence
+
+        return sequence(_trace)
 
     def _record(self, runtime: RingKernelRuntime, options: argparse.Namespace) -> None:
         global _recording

@@ -58,12 +58,21 @@ def _of_memory(memory_of: UnifiedBuffer | MemoryPool) -> Live | None:
     return memory(memory_of)
 
 
+def _of_trace(trace: Trace) -> Live | None:
+    if not trace.recording:
+        return None  # its picture is complete
+    from .widgets import sequence
+
+    return sequence(trace)
+
+
 _LIVE: dict[type, Callable[[Any], Live | None]] = {
     RingKernelRuntime: _of_runtime,
     RingKernel: _of_kernel,
     CompiledKernel: _of_kernel,
     UnifiedBuffer: _of_memory,
     MemoryPool: _of_memory,
+    Trace: _of_trace,
 }
 
 

@@ -1004,7 +1004,7 @@ def test_help(nb: NotebookKernel) -> None:
         "%ring peek KERNEL",
         "%ring health",
         "%ring letters [KERNEL]",
-        "%ring trace [--stop] [KERNEL ...]",
+        "%ring trace [--stop] [--live] [KERNEL ...]",
         "%ring record [--overwrite] [--stop] [PATH] [KERNEL ...]",
         "%ring dashboard [--compact] [KERNEL]",
         "%ring topology",
@@ -1055,7 +1055,8 @@ def test_help(nb: NotebookKernel) -> None:
         ("queue nope", "no ring kernel 'nope'"),
         ("peek nope", "no ring kernel 'nope'"),
         ("trace nope", "no ring kernel 'nope'"),
-        ("trace --stop echo", "--stop ends the whole trace: name no kernel"),
+        ("trace --stop echo", "--stop ends the whole trace: name no kernel, and no --live"),
+        ("trace --stop --live", "--stop ends the whole trace: name no kernel, and no --live"),
         ("record", "name the file to write, or write --stop"),
         ("record --stop x", "--stop ends the recording that runs: name no file"),
         ("record x nope", "no ring kernel 'nope'"),
@@ -1092,6 +1093,7 @@ def test_an_error_in_an_expression_shows_the_expression(nb: NotebookKernel) -> N
         ("topology", "Topology(hz=2)"),
         ("lifecycle echo", "Lifecycle('echo', hz=5)"),
         ("mailbox echo", "MailboxView('echo', hz=5, limit=100)"),
+        ("trace --live", "SequenceView(hz=5, limit=200)"),
     ],
 )
 def test_widgets_are_shown(nb: NotebookKernel, line: str, shown: str) -> None:

@@ -123,6 +123,15 @@ def test_a_trace_is_a_picture_too(nb: NotebookKernel) -> None:
     assert data["text/plain"].startswith("<trace, not recording")
 
 
+def test_a_trace_that_records_is_live(nb: NotebookKernel) -> None:
+    nb.run(ECHO)
+    nb.run("trace = runtime.trace().start()")
+    data = live(nb.run("trace"))
+    assert data["text/plain"].startswith("<trace, recording")
+    nb.run("runtime.sync.ask('echo', 1)\ntrace.stop()")
+    assert live(nb.run("trace"))[VIEW] == data[VIEW]  # where the reader has got to stays
+
+
 def test_messages_and_records_are_tables(nb: NotebookKernel) -> None:
     nb.run(
         "from pydotcompute import message\nimport numpy as np\n\n"
