@@ -197,9 +197,9 @@ class SequenceView(LiveWidget):
         numbered = list(enumerate(stretch, stretch.left_out))
         if filtering:
             numbered = passing(numbered, self._filter)
-        sends = [place for place, (_, e) in enumerate(numbered) if e.kind == "send"]
-        if len(sends) > self._limit:
-            numbered = numbered[sends[-self._limit] :]
+        places = newest_messages(numbered, self._limit)
+        if len(places) == self._limit:
+            numbered = numbered[places[-1] :]
         numbered = [(at, e) for at, e in numbered if e.kind in _DRAWN]
         self._drawn = Events([e for _, e in numbered], numbered[0][0] if numbered else stretch.left_out)
         self._look_at_selected()
@@ -210,7 +210,7 @@ class SequenceView(LiveWidget):
             "searched": len(stretch) if filtering else None,
             "begin": stretch.left_out,
             "end": stretch.left_out + len(stretch),
-            "count": min(len(sends), self._limit),
+            "count": len(places),
             "kernels": [_name(lane) for lane in self._order if lane is not None],
             "types": list(self._types),
             **strip(numbered, self._order, filtering),
@@ -281,6 +281,25 @@ Numbered = list[tuple[int, TraceEvent]]
 """Events with their numbers in the order of recording."""
 
 
+def newest_messages(events: Numbered, limit: int) -> list[int]:
+    """Where the first event of each of the newest messages stands, the newest first.
+
+    Where there is a backlog, what is handled now was sent long ago: then it is shown as it is taken.
+    """
+    sent = {(e.node, e.number) for _, e in events if e.kind == "send"}
+    places: list[int] = []
+    taken: set[_Key] = set()
+    for place in range(len(events) - 1, -1, -1):
+        e = events[place][1]
+        key = (e.node, e.number)
+        if e.kind == "send" or (e.kind == "start" and key not in sent and key not in taken):
+            taken.add(key)
+            places.append(place)
+            if len(places) == limit:
+                break
+    return places
+
+
 def passing(events: Numbered, wanted: dict[str, str]) -> Numbered:
     """The messages to or from a kernel, of a type, with a text in them, with all that became of them; marks alike."""
     needle = wanted["text"].lower()
@@ -294,15 +313,13 @@ def passing(events: Numbered, wanted: dict[str, str]) -> Numbered:
     kept: Numbered = []
     found: set[_Key] = set()
     for at, e in events:
-        if e.kind == "send" or e.kind in _MARKS:
-            if (passes := all(test(e) for test in tests)) and e.kind == "send":
-                found.add((e.node, e.number))
-        else:
-            passes = False
-        known = e.number is not None and (e.node, e.number) in found
-        if e.kind == "reply" and e.answers is not None:
-            known = (e.node, e.answers) in found
-        if passes or known:
+        key = (e.node, e.answers if e.kind == "reply" and e.answers is not None else e.number)
+        known = key[1] is not None and key in found
+        if not known and e.kind in ("send", "start", *_MARKS) and all(test(e) for test in tests):
+            known = True
+            if e.kind in ("send", "start"):
+                found.add(key)
+        if known:
             kept.append((at, e))
     return kept
 

@@ -21,9 +21,17 @@ function fit(words, room) {
   return words.length <= most ? words : most < 3 ? "" : `${words.slice(0, most - 1)}…`;
 }
 
+/** Of ids that are long the ends tell which is which. */
+function fitMiddle(words, room) {
+  const most = Math.max(Math.floor(room / 7.6), 3);
+  if (words.length <= most) return words;
+  return `${words.slice(0, Math.ceil((most - 1) / 2))}…${words.slice(words.length - Math.floor((most - 1) / 2))}`;
+}
+
 /** Where everything goes: rows from top to bottom, in the order in which it happened. */
 function arrange({ lanes, items }, width) {
-  const space = Math.min(Math.max((width - LEFT - 16) / Math.max(lanes.length, 1), 112), 240);
+  const least = lanes.some(({ name }) => name.length > 11) ? 132 : 112;
+  const space = Math.min(Math.max((width - LEFT - 16) / Math.max(lanes.length, 1), least), 240);
   const x = (lane) => LEFT + (lane + 0.5) * space;
   const rows = [];
   const bars = [];
@@ -79,7 +87,7 @@ function arrange({ lanes, items }, width) {
       if (kind === "crash") close(lane, number, true);
       const { word } = MARKS[kind];
       const at0 = x(lane) + (kind === "drop" ? 12 : 0);
-      rows.push({ at, kind, seconds, y, mark: at0, x: at0 + 11, words: kind === "state" ? words.toLowerCase() : words, after: "", room: space - 30, anchor: "start", label: `${lanes[lane].name}, ${word}: ${words}` });
+      rows.push({ at, kind, seconds, y, mark: at0, x: at0 + 11, words: kind === "state" ? words.toLowerCase() : words, after: "", room: space * (kind === "crash" ? 2 : 1) - 30, anchor: "start", label: `${lanes[lane].name}, ${word}: ${words}` });
     }
     previous = item;
   }
@@ -99,7 +107,8 @@ function rowPart() {
   const after = shape("tspan", { class: "pdc-after", dx: "6" });
   const label = shape("text", {}, words, after);
   const time = shape("text", { class: "pdc-time", x: LEFT - 8, y: 3 });
-  const el = shape("g", { class: "pdc-event", role: "button", tabindex: "-1" }, target, line, tip, label, time);
+  const hint = shape("title");
+  const el = shape("g", { class: "pdc-event", role: "button", tabindex: "-1" }, hint, target, line, tip, label, time);
   const write = {
     kind: attribute(el, "data-kind"),
     tone: attribute(el, "data-tone"),
@@ -117,6 +126,7 @@ function rowPart() {
     words: text(words),
     after: text(after),
     time: text(time),
+    hint: text(hint),
   };
   return {
     el,
@@ -126,6 +136,7 @@ function rowPart() {
       write.fate(row.fate || null);
       write.at(String(row.at));
       write.name(row.label ?? `${row.words} is taken`);
+      write.hint(row.label ?? null);
       write.chosen(String(selected));
       write.move(`translate(0 ${row.y})`);
       write.time(time);
@@ -153,7 +164,8 @@ function rowPart() {
         write.target(`M${x - 18} 0h${space * 0.8}`);
       }
       const extra = row.after ? (row.after.length + 2) * LETTER : 0;
-      const both = extra && room - extra > 7 * LETTER; // else the type alone says more
+      // Else the type alone says more.
+      const both = extra && room - extra >= Math.min(7, row.words.length) * LETTER;
       write.words(fit(row.words, room - (both ? extra : 0)));
       write.after(both ? row.after : "");
       write.x(String(x));
@@ -211,7 +223,7 @@ function start(view) {
   const lines = shape("g", { class: "pdc-lifelines" });
   const bars = shape("g", { class: "pdc-bars" });
   const rows = shape("g");
-  const picture = shape("svg", { class: "pdc-diagram", role: "group", "aria-label": "Messages, the newest last" }, lines, bars, rows);
+  const picture = shape("svg", { class: "pdc-sequence-picture", role: "group", "aria-label": "Messages, the newest last" }, lines, bars, rows);
   const box = h("div", { class: "pdc-sequence", tabindex: "0", role: "region", "aria-label": "Sequence diagram" }, heads, picture);
   const empty = h("div", { class: "pdc-empty" });
   const back = h("div", { class: "pdc-back" }, older, slider, newer, newest);
@@ -219,10 +231,10 @@ function start(view) {
   // -- the selected message
   const chosenTitle = h("b");
   const shut = h("button", { type: "button", "aria-label": "close the message" }, "Close");
-  const facts = h("dl", { class: "pdc-facts" });
+  const facts = h("dl", { class: "pdc-details" });
   const message = h("pre", { tabindex: "0", "aria-label": "the message" });
   const caused = h("div", { class: "pdc-caused" });
-  const panel = h("section", { class: "pdc-chosen", "aria-label": "Selected message" }, h("div", { class: "pdc-title" }, chosenTitle, shut), facts, message, caused);
+  const panel = h("section", { class: "pdc-chosen", "aria-label": "Selected message" }, h("div", { class: "pdc-chosen-head" }, chosenTitle, shut), facts, message, caused);
   const said = h("span");
   view.body.append(empty, box, back, panel);
   view.foot.append(said);
@@ -324,11 +336,11 @@ function start(view) {
     const values = [...new Set([...LIMITS, shown.limit])].sort((a, b) => a - b);
     limit.replaceChildren(...values.map((n) => option(String(n), plural(n, "message"))));
   });
-  const drawHeads = field(() => {
-    const { lanes } = shown;
+  const drawHeads = field((key) => {
+    const { lanes, space } = JSON.parse(key);
     heads.replaceChildren(
       ...lanes.map(({ name, node }, i) =>
-        h("div", { class: `pdc-lane${i === 0 && name === "outside" ? " pdc-outside" : ""}`, title: node ? `${node}/${name}` : name }, ...(node ? [h("small", {}, node)] : []), name),
+        h("div", { class: `pdc-lane${i === 0 && name === "outside" ? " pdc-outside" : ""}`, title: node ? `${node}/${name}` : name }, ...(node ? [h("small", {}, fitMiddle(node, space - 24))] : []), fitMiddle(name, space - 24)),
       ),
     );
   });
@@ -340,7 +352,7 @@ function start(view) {
     if (as === drawnAs) return;
     const followed = shown.until === null;
     const { rows: all, bars: inHand, height, space, x, width: wide } = arrange(shown, width);
-    drawHeads(JSON.stringify(shown.lanes));
+    drawHeads(JSON.stringify({ lanes: shown.lanes, space }));
     heads.style.setProperty("--lane", `${space}px`);
     heads.style.width = `${Math.max(wide, width)}px`;
     picture.setAttribute("width", Math.max(wide, width));
