@@ -90,10 +90,11 @@ class SequenceView(LiveWidget):
         self._order: dict[Lane, None] = {}  # kernels as first seen
         self._types: dict[str, None] = {}
         self._messages = self._counted = self._told = 0
+        self._missed = False  # whether the trace forgot some before they were counted
         self._drawn = Events()
         self._chosen: dict[str, Any] | None = None
         self._over = False  # nothing more becomes of the selected message
-        self._made_of: object = None
+        self._made_of: tuple[Any, Any] | None = None  # what the picture was made of
         self._content_now: dict[str, Any] = {}
         self._revision = 0
         super().__init__(OwnSource(), hz=hz)
@@ -173,6 +174,7 @@ class SequenceView(LiveWidget):
             "oldest": self._shown.left_out,
             "news": news,
             "messages": self._messages,
+            "missed": self._missed,
             "revision": self._revision,
             "picture": self._content_now if changed or full else None,
         }
@@ -180,14 +182,23 @@ class SequenceView(LiveWidget):
 
     def _make(self) -> bool:
         """Bring the picture up to date; whether it has become another."""
-        made_of = (self._upto, self._kept is None, self._until, self._limit, *self._filter.values(), self._selected)
-        if made_of == self._made_of:
-            return False
-        self._made_of = made_of
-        self._revision += 1
+        self._missed = self._missed or self._shown.left_out > self._counted
         self._messages += self._shown._count("send", self._counted, self._upto)
         self._counted = self._upto
         until = self._upto if self._until is None else min(self._until, self._upto)
+        # What was until then stays as it was, also when the trace has forgotten it.
+        made_of = (until, self._kept is None, self._until is None, self._limit, *self._filter.values())
+        chosen = self._look_at_selected()
+        if (made_of, chosen) == self._made_of:
+            return False
+        if self._made_of is None or made_of != self._made_of[0]:
+            self._draw(until)
+        self._made_of = made_of, chosen
+        self._content_now |= {"selected": self._selected, "chosen": chosen}
+        self._revision += 1
+        return True
+
+    def _draw(self, until: int) -> None:
         filtering = any(self._filter.values())
         depth = self._limit * DEPTH + 200
         if filtering:
@@ -202,7 +213,6 @@ class SequenceView(LiveWidget):
             numbered = numbered[places[-1] :]
         numbered = [(at, e) for at, e in numbered if e.kind in _DRAWN]
         self._drawn = Events([e for _, e in numbered], numbered[0][0] if numbered else stretch.left_out)
-        self._look_at_selected()
         self._content_now = {
             "limit": self._limit,
             "until": self._until,
@@ -214,10 +224,7 @@ class SequenceView(LiveWidget):
             "kernels": [_name(lane) for lane in self._order if lane is not None],
             "types": list(self._types),
             **strip(numbered, self._order, filtering),
-            "selected": self._selected,
-            "chosen": self._chosen,
         }
-        return True
 
     def _meet(self, events: Events) -> None:
         """Notice kernels and types, in the order in which they are seen."""
@@ -233,12 +240,13 @@ class SequenceView(LiveWidget):
         found = self._shown.latest(1, at + 1)
         return found[0] if len(found) and found.left_out == at else None
 
-    def _look_at_selected(self) -> None:
+    def _look_at_selected(self) -> dict[str, Any] | None:
+        """What there is to say of the selected message; what was seen of it stays."""
         at = self._selected
-        if at is None or self._over or (event := self._event(at)) is None:
-            return  # what was seen of it stays
-        rest = self._shown.latest(min(AHEAD, self._upto - at), min(at + AHEAD, self._upto))
-        self._chosen, self._over = chosen(event, list(enumerate(rest, rest.left_out)))
+        if at is not None and not self._over and (event := self._event(at)) is not None:
+            rest = self._shown.latest(min(AHEAD, self._upto - at), min(at + AHEAD, self._upto))
+            self._chosen, self._over = chosen(event, list(enumerate(rest, rest.left_out)))
+        return self._chosen
 
     def _picture(self) -> dict[str, str]:
         self._make()
@@ -266,8 +274,9 @@ class SequenceView(LiveWidget):
         count = self._content_now["count"]
         if not len(self._drawn):
             return f"{_plural(self._upto, 'event')} recorded, no message to show"
+        left = max(self._messages - count, 0)
         crashes = sum(e.kind == "crash" for e in self._drawn)
-        words = f"{_plural(count, 'message')} shown, {max(self._messages - count, 0):,} left out"
+        words = f"{_plural(count, 'message')} shown, {'at least ' * self._missed}{left:,} left out"
         words += f"; {crashes:,} crash{'es' * (crashes != 1)}" if crashes else ""
         filters = [f"{name} {text!r}" for name, text in self._filter.items() if text]
         return words + (f"; only {', '.join(filters)}" if filters else "")

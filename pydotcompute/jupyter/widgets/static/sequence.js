@@ -457,7 +457,7 @@ function start(view) {
       const left = Math.max(content.messages - shown.count, 0);
       said.textContent = [
         ...(content.news ? [`${plural(content.news, "event")} since the last picture`] : []),
-        `${plural(shown.count, "message")} shown, ${count(left)} left out`,
+        `${plural(shown.count, "message")} shown, ${content.missed ? "at least " : ""}${count(left)} left out`,
         ...(shown.searched === null ? [] : [`of ${plural(shown.searched, "event")} searched`]),
       ].join("; ");
     },
