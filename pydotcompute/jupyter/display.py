@@ -43,6 +43,15 @@ def brief(message: Any) -> str:
     return one_line(_short(message))
 
 
+def whole(message: Any, longest: int) -> str:
+    """A message in full, as far as so many characters go."""
+    try:
+        text = repr(message)
+    except Exception as error:  # noqa: BLE001 - whatever a user's class does
+        return f"<{type(message).__name__}, whose repr() raised {type(error).__name__}>"
+    return text if len(text) <= longest else f"{text[:longest]} … ({len(text):,} characters)"
+
+
 def queue_bundle(kernel: RingKernel) -> dict[str, str]:
     """What is queued at a kernel, in the order in which it will be handed out, as a table by MIME type.
 

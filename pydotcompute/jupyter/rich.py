@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from IPython.core.interactiveshell import InteractiveShell
@@ -115,13 +116,23 @@ def show(value: Any) -> None:
             widget = _LIVE[type(value)](value)
     if widget is None:
         raise NotImplementedError
-    _widgets[value] = widget
-    bundle = {**widget._repr_mimebundle_(), "text/plain": repr(value)}
+    if value not in _widgets:
+        _widgets[value] = widget
+        widget._dress = partial(_dressed, ref(value))
+    widget._outputs.show(widget._repr_mimebundle_())
+
+
+def _dressed(what: ref[Any], bundle: dict[str, Any]) -> dict[str, Any]:
+    """What a notebook gets of a widget that stands for an object: for those who read it without a kernel, its forms."""
+    value = what()
+    if value is None:
+        return bundle
+    bundle["text/plain"] = repr(value)
     if isinstance(value, RingKernelRuntime):
-        bundle["text/html"] = value._repr_html_()  # for those who read without a kernel, more than one line
+        bundle["text/html"] = value._repr_html_()  # more than one line
     if (draw := _SVG.get(type(value))) is not None:
         bundle["image/svg+xml"] = draw(value)
-    widget._outputs.show(bundle)
+    return bundle
 
 
 def _sweep() -> None:

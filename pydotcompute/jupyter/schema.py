@@ -78,6 +78,11 @@ def frame_head(*, number: int, status: Status, results: Sequence[Mapping[str, An
     return {"version": VERSION, "kind": "frame", "number": number, "status": status, "results": list(results)}
 
 
+def trouble(text: str) -> dict[str, Any]:
+    """Instead of a frame: why there is none."""
+    return {"version": VERSION, "kind": "trouble", "text": text}
+
+
 def dashboard_content(
     *,
     hz: float,

@@ -599,7 +599,7 @@ class CompiledKernel(RingKernel):
     def rings(self) -> Rings:
         return self._executor.rings()
 
-    def _queue(self) -> list[Queued]:
+    def _queue(self, most: int | None = None) -> list[Queued]:
         if not self._is_paused():
             raise KernelStateError(
                 f"{self.id!r} is {self.state}, and what is queued is in its ring: pause it first, with "
@@ -613,7 +613,7 @@ class CompiledKernel(RingKernel):
         if self._executor.failure is not None:
             raise KernelStateError(f"{self.id!r} has failed just now: look again when it has begun again, or ended")
         self._give_back(self._take_back())
-        return super()._queue()
+        return super()._queue(most)
 
     def _age(self, entry: Entry, now: int) -> float | None:
         return None

@@ -1226,7 +1226,8 @@ class RingKernel:
     def _is_paused(self) -> bool:
         return self.state in (KernelState.DEACTIVATED, KernelState.LAUNCHED)
 
-    def _queue(self) -> list[Queued]:
+    def _queue(self, most: int | None = None) -> list[Queued]:
+        """`queue`, or no more than the first so many."""
         now = clock()
         return [
             Queued(
@@ -1236,7 +1237,7 @@ class RingKernel:
                 entry[2] is not None,
                 entry.attempts if type(entry) is Delivery else 0,
             )
-            for entry, priority in self._box.entries()
+            for entry, priority in self._box.entries(most)
         ]
 
     def _age(self, entry: Entry, now: int) -> float | None:

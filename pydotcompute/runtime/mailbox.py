@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import islice, repeat
 from typing import Any, Literal, Protocol, get_args
 
 from ..exceptions import PriorityError, QueueFullError
@@ -297,10 +297,10 @@ class Mailbox:
 
     # -- by hand -------------------------------------------------------------------------------------------------------
 
-    def entries(self) -> list[tuple[Entry, int]]:
-        """What is queued and its priorities, in the order in which it will be handed out."""
+    def entries(self, most: int | None = None) -> list[tuple[Entry, int]]:
+        """What is queued and its priorities, in the order in which it will be handed out; the first `most` of them."""
         priorities = [p for p in range(255, -1, -1) if p == DEFAULT_PRIORITY or self._bits >> p & 1]
-        return [(entry, priority) for priority in priorities for entry in self._level(priority)]
+        return list(islice(((entry, p) for p in priorities for entry in self._level(p)), most))
 
     def remove(self, index: int) -> tuple[Entry, int]:
         """Take the entry at a place of that order out; it and its priority."""

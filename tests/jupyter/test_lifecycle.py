@@ -156,3 +156,37 @@ def test_when_the_runtime_closes_the_last_picture_stays(page, runtime, life):
     runtime.sync.close()
     assert page.frame(lambda content: content["status"] == "closed")["state"] == "TERMINATED"
     assert life.status == "closed"
+
+
+def test_what_cannot_be_drawn_is_said_and_the_next_look_goes_on(page, runtime, life, caplog):
+    view = page.view(life)
+    page.frame()
+    draw, life._content = life._content, lambda full: 1 / 0
+    told = lambda: [d for d in page.on(life.model_id) if (d.get("content") or {}).get("kind") == "trouble"]  # noqa: E731
+    (first, *_) = page.wait(told)
+    assert first["content"]["text"] == "cannot be drawn: ZeroDivisionError: division by zero"
+    page.wait(lambda: len(told()) > 3)
+    assert len([record for record in caplog.records if "cannot be drawn" in record.getMessage()]) == 1
+    life._content = draw
+    page.frame(after=page.last)
+    assert page.result(view.command("activate", "worker"))["ok"]
+    life._look = life._picture = lambda *_: 1 / 0
+    runtime.sync.close()
+    page.wait(lambda: life.status == "closed")
+    assert "cannot be drawn" in life._repr_mimebundle_()["text/html"]
+    layout = life.layout
+    life.close()
+    assert life.comm is None
+    assert layout.comm is None
+
+
+def test_an_error_that_cannot_be_told_is_named(page, runtime, life):
+    class Odd(Exception):
+        def __str__(self):
+            raise RuntimeError("no")
+
+    page.view(life)
+    runtime.sync.activate("worker")
+    runtime.sync.kill("worker", Odd())
+    assert page.frame(lambda content: content["state"] == "FAILED")["error"] == "Odd"
+    assert "failed last: Odd" in life._repr_mimebundle_()["text/html"]

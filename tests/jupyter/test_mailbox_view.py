@@ -107,15 +107,15 @@ def test_what_is_in_hand_is_shown_and_that_somebody_waits(page, runtime):
 
 def test_steps_moves_and_discards(page, queued, box):
     view = page.view(box)
-    texts = [one["text"] for one in page.frame()["messages"]]
-    assert page.result(view.command("move", "parse", at=3, to=0, text=texts[3]))["ok"]
+    keys = [one["key"] for one in page.frame()["messages"]]
+    assert page.result(view.command("move", "parse", at=3, to=0, key=keys[3]))["ok"]
     frame = page.frame(lambda content: order(content) == [4.0, 3.0, 1.0, 2.0])
     assert frame["chosen"] == 0
     result = page.result(view.command("step", "parse", n=2))
     assert result["ok"]
     assert result["text"].startswith("parse handled Reading(station='KSFO', celsius=4.0")
     page.frame(lambda content: order(content) == [1.0, 2.0])
-    result = page.result(view.command("discard", "parse", at=1, text=texts[2]))
+    result = page.result(view.command("discard", "parse", at=1, key=keys[2]))
     assert result["text"].endswith("discarded: it is a dead letter")
     page.frame(lambda content: order(content) == [1.0])
     assert [letter.message.celsius for letter in queued.dead_letters] == [2.0]
@@ -125,13 +125,16 @@ def test_steps_moves_and_discards(page, queued, box):
 
 def test_a_button_that_was_pressed_on_another_message_does_nothing(page, queued, box):
     view = page.view(box)
-    text = page.frame()["messages"][0]["text"]
-    queued["parse"].discard(0)
+    long = "a name of which the first eighty characters are the same, and more than that: " + "x" * 80
+    for i in range(2):
+        queued.sync.send("parse", Reading(f"{long}{i}", 0.0, priority=255))
+    key = page.frame(lambda content: content["depth"] == 6)["messages"][1]["key"]
+    queued["parse"].discard(1)
     for verb in ("discard", "move"):
-        result = page.result(view.command(verb, "parse", at=0, to=1, text=text))
+        result = page.result(view.command(verb, "parse", at=1, to=0, key=key))
         assert not result["ok"]
         assert "the queue has changed meanwhile: look again" in result["text"]
-    assert len(queued["parse"].queue()) == 3
+    assert len(queued["parse"].queue()) == 5
 
 
 def test_a_selection_shows_a_message_in_full(page, queued, box):
@@ -157,7 +160,7 @@ def test_a_message_is_injected_from_its_fields(page, queued, box):
     ("text", "says"),
     [
         ("{", 'is no JSON .*: write {"station": "", "celsius": 0.0}'),
-        ("5", "'parse' takes Reading: write its fields, such as {\"station\""),
+        ("5", 'messages here are Reading: write its fields, such as {"station"'),
         ('{"celsius": 1}', "Reading: TypeError: .*station"),
         (5, "message must be a text, not 5"),
     ],
@@ -255,3 +258,88 @@ def test_arguments_out_of_range_are_refused(page, runtime, limit):
 def test_it_shows_handles_only(page):
     with pytest.raises(TypeError, match=r"mailbox takes the handle of a ring kernel, such as runtime.*, not 'parse'"):
         mailbox("parse")
+
+
+def test_a_message_that_cannot_be_shown_does_not_end_it(page, runtime):
+    class Odd:
+        def __repr__(self):
+            raise RuntimeError("no")
+
+    @ring_kernel
+    async def any_of_them(ctx):
+        async for _ in ctx:
+            pass
+
+    runtime.sync.launch("any_of_them")
+    runtime.sync.send("any_of_them", Odd())
+    box = mailbox(runtime["any_of_them"], hz=20)
+    page.view(box)
+    frame = page.frame()
+    assert frame["detail"] == "<Odd, whose repr() raised RuntimeError>"
+    page.frame(after=frame["number"])
+    box.close()
+
+
+def test_of_a_long_queue_only_what_is_shown_is_read(page, runtime, monkeypatch):
+    @ring_kernel(queue_size=50_000)
+    async def long(ctx):
+        async for _ in ctx:
+            pass
+
+    runtime.sync.launch("long")
+    runtime.sync.send_many("long", range(50_000))
+    read = []
+    entries = type(runtime["long"]._box).entries
+    monkeypatch.setattr(
+        type(runtime["long"]._box), "entries", lambda box, most=None: read.append(most) or entries(box, most)
+    )
+    box = mailbox(runtime["long"], hz=20, limit=5)
+    page.view(box)
+    assert page.frame()["depth"] == 50_000
+    assert set(read) == {5}
+    box.close()
+
+
+def test_a_condition_may_have_a_loop_of_its_own(page, queued, box):
+    view = page.view(box)
+    assert page.result(view.command("break", "parse", condition="any(msg.celsius == x for x in (2.0, 9.0))"))["ok"]
+    assert page.result(view.command("resume", "parse"))["ok"]
+    assert order(page.frame(lambda content: content["depth"] == 2)) == [2.0, 4.0]
+    queued["parse"].break_when(lambda msg: False)
+    page.frame(lambda content: content["break"] == "(set in code)")
+
+
+def test_a_step_without_a_message_says_so(page, runtime, box):
+    view = page.view(box)
+    assert page.result(view.command("pause", "parse"))["ok"]
+    assert page.result(view.command("step", "parse", n=1))["text"] == "nothing is queued"
+
+
+def test_a_condition_that_fails_is_told_where_it_was_set(page, queued, box):
+    view = page.view(box)
+    result = page.result(view.command("break", "parse", condition="celsius > 3"))
+    assert result == result | {"ok": False, "text": "NameError: name 'celsius' is not defined"}
+    assert queued["parse"]._breakpoint is None
+    assert page.result(view.command("break", "parse", condition="1 / (msg.celsius - 1) > 100"))["ok"]
+    assert page.result(view.command("resume", "parse"))["ok"]
+    frame = page.frame(lambda content: content["depth"] == 3 and content["state"] == "DEACTIVATED")
+    assert frame["stopped"].endswith("raised ZeroDivisionError: float division by zero, and stops it at every message")
+
+
+def test_without_a_declared_type_that_of_the_next_message_is_injected(page, runtime):
+    @ring_kernel
+    async def untyped(ctx):
+        async for _ in ctx:
+            pass
+
+    runtime.sync.launch("untyped")
+    box = mailbox(runtime["untyped"], hz=20)
+    view = page.view(box)
+    assert page.frame()["template"] == '"text"'
+    assert page.result(view.command("inject", "untyped", message='{"celsius": 7}', at=0))["ok"]
+    runtime["untyped"].discard()
+    runtime.sync.send("untyped", Reading("KSFO", 1.0))
+    page.frame(lambda content: "station" in content["template"])
+    assert page.result(view.command("inject", "untyped", message='{"station": "KLAX", "celsius": 7}', at=0))["ok"]
+    assert runtime["untyped"].peek() == Reading("KLAX", 7)
+    box.close()

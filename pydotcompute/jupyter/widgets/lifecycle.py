@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ...runtime import KernelState, RingKernel
+from ...runtime.dead_letters import error_text
 from ...runtime.lifecycle import allowed
 from ...telemetry import Frame
 from ...telemetry.html import STATE_WORDS, duration
@@ -116,7 +117,7 @@ class Lifecycle(LiveWidget):
             "body": kernel.version,
             "restarts": kernel.restarts,
             "waits": kernel.waiting_for,
-            "error": "" if error is None else f"{type(error).__name__}: {error}"[:300],
+            "error": error_text(error)[:300],
             "origin": kernel.definition.origin if error is not None else "",
             "history": history[-SHOWN:],
             "leftOut": max(len(history) - SHOWN, 0),
@@ -142,7 +143,7 @@ class Lifecycle(LiveWidget):
         image = base64.b64encode(diagram_svg(history).encode()).decode()
         font = "13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
         failed = kernel.last_exception
-        notes = f"<div>failed last: {escape(f'{type(failed).__name__}: {failed}'[:300])}</div>" if failed else ""
+        notes = f"<div>failed last: {escape(error_text(failed)[:300])}</div>" if failed else ""
         return {
             "text/html": f"<div style='color:var(--jp-content-font-color1,inherit);font:{font}'>"
             f"<b>{escape(kernel.id)}</b> {STATE_WORDS[history[-1][0]]}<br>"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import lru_cache
+from html import escape
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,10 +22,13 @@ import traitlets
 
 from ...exceptions import PyDotComputeError
 from ...runtime import RingKernelRuntime
+from ...runtime.dead_letters import error_text
 from ...telemetry import COUNTERS, Frame
 from ...telemetry.sampler import Sampler
 from .. import comm, schema
 from ..display import Outputs
+
+log = logging.getLogger("pydotcompute")
 
 STATIC = Path(__file__).parent / "static"
 
@@ -190,6 +195,9 @@ class Live:
         self._frame: Frame | None = None
         self._results: deque[tuple[float, dict[str, Any]]] = deque(maxlen=20)
         self._outputs = Outputs()
+        self._dress: Callable[[dict[str, Any]], dict[str, Any]] = lambda bundle: bundle
+        """Makes what a notebook gets of its bundle of MIME types, where it stands for an object."""
+        self._trouble = ""  # why it could not be drawn last
         self._ended = threading.Event()
 
     def _begin(self, surface: Any) -> None:
@@ -226,6 +234,7 @@ class Live:
 
     def freeze(self) -> None:
         """Keep the present picture, and put it into the notebook for those who read it without a kernel."""
+        self._picture_of_now()  # on the loop of the kernels, which a first look of another thread would wait for
         self._settle("frozen")
         if self._status == "frozen" and self._settled.wait(2):
             self._outputs.refresh(self._repr_mimebundle_())
@@ -249,8 +258,10 @@ class Live:
             self._ended.set()
             self._views.clear()
             self._adapt()
-            self._outputs.refresh({"text/plain": repr(self), **self._picture_of_now()})
+            self._outputs.refresh(self._dress({"text/plain": repr(self), **self._picture_of_now()}))
+        layout = self.layout  # type: ignore[attr-defined]
         super().close()  # type: ignore[misc]
+        layout.close()
         if self._surface is not self:
             self._surface.close()
 
@@ -261,18 +272,31 @@ class Live:
 
     def _picture_of_now(self) -> dict[str, str]:
         with self._writing:
-            if self._frame is None:
-                self._frame = self._source.sampler.frame()
-                self._look(self._frame)
-            return self._picture()
+            try:
+                if self._frame is None:
+                    self._frame = self._source.sampler.frame()
+                    self._look(self._frame)
+                return self._picture()
+            except Exception as error:  # noqa: BLE001 - of what is shown, which is the user's
+                return {"text/html": f"<div>{escape(repr(self))} {escape(self._stumbled(error))}</div>"}
+
+    def _stumbled(self, error: Exception) -> str:
+        """It cannot be drawn: log why, once for each reason, and say it."""
+        text = f"cannot be drawn: {error_text(error)}"
+        if text != self._trouble:
+            self._trouble = text
+            log.error("%r %s", self, text, exc_info=error)
+        return text
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}  # type: ignore[attr-defined]
-        return {
-            "text/plain": repr(self),
-            **self._picture_of_now(),
-            "application/vnd.jupyter.widget-view+json": view,
-        }
+        return self._dress(
+            {
+                "text/plain": repr(self),
+                **self._picture_of_now(),
+                "application/vnd.jupyter.widget-view+json": view,
+            }
+        )
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         self._outputs.show(self._repr_mimebundle_())
@@ -333,7 +357,7 @@ class Live:
         def done(future: Future[Any]) -> None:
             error = None if future.cancelled() else future.exception()
             if error is not None:
-                result(False, f"{type(error).__name__}: {error}")
+                result(False, error_text(error))
             else:
                 value = None if future.cancelled() else future.result()
                 result(True, value if isinstance(value, str) else "")
@@ -350,7 +374,7 @@ class Live:
         try:
             self._source.post(make).add_done_callback(done)
         except PyDotComputeError as error:  # closed meanwhile
-            result(False, f"{type(error).__name__}: {error}")
+            result(False, error_text(error))
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
@@ -378,7 +402,13 @@ class Live:
     def _take(self, frame: Frame) -> None:
         """On the sampler's thread: the next frame."""
         with self._writing:
-            self._context.copy().run(self._show, frame)
+            try:
+                self._context.copy().run(self._show, frame)
+            except Exception as error:  # noqa: BLE001 - of what is shown, which is the user's; the next look may do
+                self._surface.send(schema.trouble(self._stumbled(error)))
+                if self._status != "live":
+                    self._settled.set()
+                self._adapt()
             refresh, self._refresh = self._refresh and self._settled.is_set(), False
         if refresh:
             self._outputs.refresh(self._repr_mimebundle_())
@@ -450,7 +480,14 @@ def _watch_all() -> None:
         time.sleep(0.5)
         with _watching:
             watched = list(_watched)
-        over = [live for live in watched if live._check()]
+        over = []
+        for live in watched:
+            try:
+                if live._check():
+                    over.append(live)
+            except Exception:
+                log.exception("%r is watched no longer", live)
+                over.append(live)
         with _watching:
             _watched.difference_update(over)
             if not _watched:

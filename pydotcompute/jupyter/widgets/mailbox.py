@@ -10,20 +10,24 @@ from concurrent.futures import Future, wait
 from dataclasses import fields, is_dataclass
 from functools import partial
 from html import escape
+from itertools import count
 from threading import get_ident
-from typing import Any
+from typing import Any, get_type_hints
 
-from ...exceptions import KernelStateError
+from ...exceptions import KernelStateError, PyDotComputeError
 from ...runtime import Queued, RingKernel, RingKernelRuntime
 from ...runtime.checks import is_count
+from ...runtime.dead_letters import error_text
 from ...telemetry import Frame
 from ...telemetry.html import STATE_WORDS, duration, table_html
 from .. import schema
-from ..display import brief
+from ..display import brief, whole
 from .live import METHODS, LiveWidget, Make, RuntimeSource, source, style
 
 STEP = 5.0
 """Seconds that a step may take."""
+SET = "(set in code)"
+"""What is shown of a breakpoint that was set elsewhere."""
 LONGEST = 2_000
 """Characters of a message that is shown in full."""
 FIRST, SOON = 0.5, 0.02
@@ -38,7 +42,8 @@ def mailbox(kernel: RingKernel, *, hz: float = 5.0, limit: int = 100) -> Mailbox
     Messages stand in the order in which they will be handed out, the next one first, with their priority and age.
     ``Inject`` takes the fields of a message as JSON; ``Break when`` a Python expression of the message, `msg`, such as
     ``msg.celsius > 100``, which is evaluated in the notebook's namespace whenever a message is about to be handed out:
-    who may press this button may run any code, as in a cell. Queues of paused kernels alone can be changed.
+    who may press this button may run any code, as in a cell. The queue can be changed while the kernel is paused, or
+    not activated yet.
 
     Of a compiled ring kernel it shows the rings with head and tail, and while it is paused the messages too.
 
@@ -70,6 +75,12 @@ class MailboxView(LiveWidget):
         self._kernel, self._limit = kernel, limit
         self._selected = 0
         self._break = ""
+        self._predicate: Callable[[Any], Any] | None = None
+        self._trouble_with_break = ""
+        self._type = _message_type(kernel)
+        # What is shown of the queue, by its address in memory, each with a number of its own.
+        self._keys: dict[int, tuple[Any, int]] = {}
+        self._numbers = count(1)
         self._reading: Future[dict[str, Any]] | None = None
         self._read: dict[str, Any] = {}
         self._read_at = time.monotonic()
@@ -93,7 +104,10 @@ class MailboxView(LiveWidget):
             self._read, self._read_at = self._queue_now(), time.monotonic()
             return
         if self._reading is None:
-            self._reading = self._source.post(self._read_queue)
+            try:
+                self._reading = self._source.post(self._read_queue)
+            except PyDotComputeError:  # the loop does not run just now: the picture is old
+                return
         wait([self._reading], FIRST if not self._read else SOON)
         if self._reading.done():
             reading, self._reading = self._reading, None
@@ -106,13 +120,14 @@ class MailboxView(LiveWidget):
     def _queue_now(self) -> dict[str, Any]:
         """All that is shown, read where the kernel lives."""
         kernel = self._kernel
-        depth = kernel.queue_depth
         try:
-            queued, why = kernel._queue(), ""
+            queued, why = ([] if kernel.state.over else kernel._queue(self._limit)), ""
         except KernelStateError as error:
             queued, why = [], str(error)
-        shown = queued[: self._limit]
+        former, entries = self._keys, [entry for entry, _ in kernel._box.entries(len(queued))]
+        self._keys = {id(entry): former.get(id(entry)) or (entry, next(self._numbers)) for entry in entries}
         chosen = min(self._selected, len(queued) - 1)
+        self._type = _message_type(kernel) or (type(queued[0].message) if queued else self._type)
         in_hand = kernel._ctx._msg if kernel.busy else None
         try:
             rings = kernel.rings()
@@ -121,18 +136,25 @@ class MailboxView(LiveWidget):
         return {
             "kernel": kernel.id,
             "state": kernel.state.value,
-            "depth": max(depth, len(queued)),
+            "depth": max(kernel.queue_depth, len(queued)),
             "bound": kernel.definition.queue_size,
-            "messages": [_row(one) for one in shown],
+            "messages": [
+                _row(one) | {"key": self._keys[id(entry)][1]} for one, entry in zip(queued, entries, strict=True)
+            ],
             "chosen": chosen,
-            "detail": _full(queued[chosen].message) if chosen >= 0 else None,
+            "detail": whole(queued[chosen].message, LONGEST) if chosen >= 0 else None,
             "inHand": None if in_hand is None else brief(in_hand),
             "waits": kernel.waiting_for,
             "hidden": why,
             "rings": None if rings is None else {name: list(ring) for name, ring in rings._asdict().items()},
-            "break": self._break if kernel._breakpoint is not None else "",
-            "template": _template(kernel),
+            "break": self._shown_break(),
+            "stopped": self._trouble_with_break,
+            "template": _template(self._type),
         }
+
+    def _shown_break(self) -> str:
+        present = self._kernel._breakpoint
+        return "" if present is None else self._break if present is self._predicate else SET
 
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
         age = time.monotonic() - self._read_at if self.status == "live" else 0.0
@@ -179,54 +201,81 @@ class MailboxView(LiveWidget):
             return self._breaks(_text(arguments, "condition"))
         if verb == "inject":
             text, at = _text(arguments, "message"), _integer(arguments, "at", 0, 10**9)
-            made = message_of(self._kernel, text)
-            return lambda: _do(lambda: self._kernel.inject(made, min(at, len(self._kernel.queue()))), "injected")
-        at, shown = _integer(arguments, "at", 0, 10**9), _text(arguments, "text")
-        to = _integer(arguments, "to", 0, 10**9) if verb == "move" else 0
+            made = message_of(self._type, text)
+            return lambda: _do(lambda: self._inject(made, at))
+        at, key = _integer(arguments, "at", 0, 10**9), _integer(arguments, "key", 0, 10**18)
+        if verb == "discard":
+            return lambda: _do(lambda: self._discard(at, key))
+        to = _integer(arguments, "to", 0, 10**9)
+        return lambda: _do(lambda: self._move(at, key, to))
 
-        def change() -> None:
-            queued = self._kernel.queue()
-            if at >= len(queued) or brief(queued[at].message) != shown:
-                raise KernelStateError("the queue has changed meanwhile: look again")
-            if verb == "discard":
-                self._kernel.discard(at)
-            else:
-                self._kernel.move(at, min(to, len(queued) - 1))
-                self._selected = min(to, len(queued) - 1)
+    # -- what buttons do: on the runtime's loop ------------------------------------------------------------------------
 
-        return lambda: _do(change, f"{shown} {'discarded: it is a dead letter' if verb == 'discard' else 'moved'}")
+    def _inject(self, made: Any, at: int) -> str:
+        self._kernel.inject(made, min(at, self._kernel.queue_depth))
+        return "injected"
+
+    def _discard(self, at: int, key: int) -> str:
+        self._check_place(at, key)
+        return f"{brief(self._kernel.discard(at))} discarded: it is a dead letter"
+
+    def _move(self, at: int, key: int, to: int) -> str:
+        message = self._check_place(at, key)
+        to = min(to, self._kernel.queue_depth - 1)
+        self._kernel.move(at, to)
+        self._selected = to
+        return f"{brief(message)} moved"
+
+    def _check_place(self, at: int, key: int) -> Any:
+        """The message at a place of the queue, which has to be the one that the button was pressed for."""
+        entries = self._kernel._box.entries(at + 1)
+        entry = entries[at][0] if at < len(entries) else None
+        if self._keys.get(id(entry), (None, -1))[1] != key:
+            raise KernelStateError("the queue has changed meanwhile: look again")
+        return entry[0]  # type: ignore[index]
 
     def _breaks(self, condition: str) -> Make:
         """Set the breakpoint, or with no condition take it away."""
         predicate: Callable[[Any], Any] | None = None
         if condition := condition.strip():
             try:
-                code = compile(condition, "<break when>", "eval")
-            except SyntaxError as error:
+                compile(condition, "<break when>", "eval")
+                code = compile(f"lambda msg: (\n{condition}\n)", "<break when>", "eval")
+            except (SyntaxError, MemoryError, RecursionError, ValueError) as error:
                 raise schema.RefusedError(
-                    f"{condition!r} is not an expression of Python ({error.msg}): write one of the message `msg`, "
+                    f"{condition!r} is not an expression of Python ({error}): write one of the message `msg`, "
                     f"such as msg.celsius > 100"
                 ) from None
-            names = sys.modules["__main__"].__dict__
+            holds = eval(code, sys.modules["__main__"].__dict__)
 
-            def predicate(msg: Any) -> Any:
-                return eval(code, names, {"msg": msg})
+            def predicate(message: Any) -> Any:
+                try:
+                    return holds(message)
+                except Exception as error:
+                    self._trouble_with_break = f"{condition} raised {error_text(error)}, and stops it at every message"
+                    raise
 
-        def change() -> None:
+        def change() -> str:
+            self._trouble_with_break = ""
+            if predicate is not None and (next_one := self._kernel._box.entries(1)):
+                predicate(next_one[0][0][0])  # a slip of the pen is told at once
             self._kernel.break_when(predicate)
-            self._break = condition
+            self._break, self._predicate = condition, predicate
+            return f"stops before {condition}" if condition else "stops before no message"
 
-        return lambda: _do(change, f"stops before {condition}" if condition else "stops before no message")
+        return lambda: _do(change)
 
 
-async def _do(change: Callable[[], Any], said: str) -> str:
-    change()
-    return said
+async def _do(change: Callable[[], str]) -> str:
+    return change()
 
 
 async def _step(runtime: RingKernelRuntime, kernel_id: str, n: int) -> str:
-    """Let a paused kernel handle what is queued, n messages at most, for a second at most."""
-    handled = await runtime.step(kernel_id, max(1, min(n, runtime[kernel_id].queue_depth)), STEP)
+    """Let a kernel handle what is queued, n messages at most, and pause."""
+    depth = runtime[kernel_id].queue_depth
+    if not depth:
+        return "nothing is queued"
+    handled = await runtime.step(kernel_id, min(n, depth), STEP)
     return f"{kernel_id} handled {', '.join(map(brief, handled[:3]))}{' …' if len(handled) > 3 else ''}"
 
 
@@ -255,47 +304,44 @@ def _row(queued: Queued) -> dict[str, Any]:
     }
 
 
-def _full(message: Any) -> str:
-    text = repr(message)
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text):,} characters)"
-
-
 def _message_type(kernel: RingKernel) -> type | None:
     """The one class of messages that it takes; None: any."""
     types = kernel._input_types
     return types[0] if len(types) == 1 and types[0] is not object else None
 
 
-def _template(kernel: RingKernel) -> str:
-    """What may be injected: the fields of its messages as JSON, as far as they have a form in it."""
-    cls = _message_type(kernel)
+def _template(cls: type | None) -> str:
+    """What may be injected: the fields of a message as JSON, as far as they have a form in it."""
     if cls is None or not is_dataclass(cls):
         return '"text"'
     examples = {bool: False, int: 0, float: 0.0, str: ""}
     values = {}
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # noqa: BLE001 - whatever a user has annotated
+        hints = {}
     for one in fields(cls):
-        if one.name in ("message_id", "correlation_id", "priority"):
+        if not one.init or one.name in ("message_id", "correlation_id", "priority"):
             continue
-        kind = one.type if isinstance(one.type, type) else None
+        kind = hint if isinstance(hint := hints.get(one.name), type) else None
         values[one.name] = next((value for of, value in examples.items() if kind and issubclass(kind, of)), 0)
     return json.dumps(values)
 
 
-def message_of(kernel: RingKernel, text: str) -> Any:
-    """A message for a kernel from JSON: an object has the fields of its class; without one the value is the message.
+def message_of(cls: type | None, text: str) -> Any:
+    """A message from JSON: an object has the fields of this class, if that is one of messages; else it is the value.
 
     Raises:
         schema.RefusedError: no JSON, or not the fields of that class.
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
-        raise schema.RefusedError(f"{schema.shown(text)} is no JSON ({error}): write {_template(kernel)}") from None
-    cls = _message_type(kernel)
-    if cls is None or isinstance(value, cls):
+    except (ValueError, RecursionError) as error:
+        raise schema.RefusedError(f"{schema.shown(text)} is no JSON ({error}): write {_template(cls)}") from None
+    if cls is None or not is_dataclass(cls) or isinstance(value, cls):
         return value
     if not isinstance(value, dict):
-        raise schema.RefusedError(f"{kernel.id!r} takes {cls.__name__}: write its fields, such as {_template(kernel)}")
+        raise schema.RefusedError(f"messages here are {cls.__name__}: write its fields, such as {_template(cls)}")
     try:
         return cls(**value)
     except Exception as error:  # noqa: BLE001 - whatever a user's class does

@@ -318,6 +318,10 @@ function live({ title, start }) {
 
     function received(content, buffers) {
       if (content.kind === "acknowledgement") return heard(content);
+      if (content.kind === "trouble") {
+        arrived = performance.now();
+        return view.say(content.text, true);
+      }
       if (content.kind !== "frame") return;
       if (content.version !== VERSION) {
         trouble = `the kernel speaks version ${content.version} of the wire, this page ${VERSION}: reload the page`;

@@ -72,7 +72,6 @@ function start(view) {
   const condition = h("input", {
     class: "pdc-mail-code",
     "aria-label": "Break when",
-    placeholder: "msg.celsius > 100",
     spellcheck: "false",
   });
   const set = h("button", { type: "submit", "data-verb": "break", title: "pause before such a message" }, "Set");
@@ -89,6 +88,7 @@ function start(view) {
     hand: text(hand),
     note: text(note),
     detail: text(detail),
+    example: attribute(condition, "placeholder"),
     active: attribute(list, "aria-activedescendant"),
     breaks: field((value) => {
       condition.value = value;
@@ -106,10 +106,10 @@ function start(view) {
   function move(by) {
     const at = chosen();
     const to = Math.min(Math.max(at + by, 0), view.frame.content.depth - 1);
-    if (to !== at) view.command("move", kernel(), { at, to, text: messages[at].text });
+    if (to !== at) view.command("move", kernel(), { at, to, key: messages[at].key });
   }
   function discard() {
-    view.command("discard", kernel(), { at: chosen(), text: messages[chosen()].text });
+    view.command("discard", kernel(), { at: chosen(), key: messages[chosen()].key });
   }
   on(list, "click", (event) => {
     const at = event.target.closest("[data-at]")?.dataset.at;
@@ -155,17 +155,18 @@ function start(view) {
     const rest = content.depth - messages.length;
     const old = content.age > 1 ? `the event loop has been blocked for ${duration(content.age).join(" ")}` : "";
     write.note(
-      [old, content.hidden, !content.hidden && rest > 0 ? `and ${count(rest)} more` : "", nothing(content)]
+      [old, content.stopped, content.hidden, !content.hidden && rest > 0 ? `and ${count(rest)} more` : "", nothing(content)]
         .filter(Boolean)
         .join(" · "),
     );
     note.hidden = !note.textContent;
-    note.classList.toggle("pdc-bad", !!old);
+    note.classList.toggle("pdc-bad", !!(old || content.stopped));
     drawList(content);
     drawRings(content);
     detail.hidden = content.detail === null;
     write.detail(content.detail === null ? "" : `${content.chosen === 0 ? "next" : `place ${content.chosen}`}: ${content.detail}`);
     if (!typed) message.value = content.template ?? "";
+    write.example(example(content.template));
     write.breaks(content.break ?? "");
     drawButtons(content);
   }
@@ -188,7 +189,8 @@ function start(view) {
     };
     for (const [what, one] of Object.entries(buttons)) {
       one.disabled(!acts || !can[what]);
-      one.el.title = !acts ? view.idle : can[what] ? one.title : `${one.title}: not while it is ${LOOK[now].word}`;
+      const why = editable && ["up", "down", "discard"].includes(what) ? what === "discard" ? "there is none" : "it cannot go further" : `not while it is ${LOOK[now].word}`;
+      one.el.title = !acts ? view.idle : can[what] ? one.title : `${one.title}: ${why}`;
     }
     buttons.activate.hide(now !== "LAUNCHED");
     buttons.resume.hide(!paused);
@@ -276,6 +278,12 @@ function start(view) {
     arrived: (content) => void (messages = content.messages ?? []),
     draw,
   };
+}
+
+/** A condition on a field of these messages. */
+function example(template) {
+  const [name, value] = Object.entries(JSON.parse(template ?? "{}")).find(([, one]) => typeof one === "number") ?? [];
+  return typeof value === "number" ? `msg.${name} > 100` : 'msg == "…"';
 }
 
 /** The fields alone: the class stands above them. */
