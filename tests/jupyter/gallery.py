@@ -178,4 +178,19 @@ TOPOLOGY = Exhibit(
     ),
 )
 
-EXHIBITS = [DASHBOARD, MEMORY, LIFECYCLE, MAILBOX, TOPOLOGY]
+SEQUENCE = Exhibit(
+    name="sequence",
+    source="""
+from pydotcompute import sequence
+
+trace = runtime.trace().start()
+await work(3)
+sequence(trace, limit=1000)
+""",
+    shown="""(root) => root.querySelectorAll(".pdc-event[data-kind=send]").length""",
+    truth="len(trace.of(kind='send'))",
+    says="messages shown",
+    press=((".pdc-event[data-kind=send] >> nth=-1 >> css=text >> nth=0", ".pdc-chosen", "Job(n="),),
+)
+
+EXHIBITS = [DASHBOARD, MEMORY, LIFECYCLE, MAILBOX, TOPOLOGY, SEQUENCE]

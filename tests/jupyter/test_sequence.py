@@ -420,13 +420,16 @@ def test_events_are_a_still_picture_with_the_same_controls(page: Page, watch: Wa
 async def test_it_says_how_a_trace_is(page: Page, shown: Any) -> None:
     async with RingKernelRuntime() as runtime:
         trace = runtime.trace()
-        shown(trace)
+        board = shown(trace)
         assert page.frame()["live"] == "not recording"
         trace.start()
         frame = page.frame(lambda content: content["live"] is None)
         trace.stop()
         page.frame(lambda content: content["live"] == "not recording", after=frame["number"])
-    page.frame(lambda content: content["live"] == "runtime closed")
+    page.frame(lambda content: content["status"] == "closed")
+    told = board.view.send("set", name="limit", value=7)  # what was recorded can still be looked through
+    assert told["refused"] is None
+    page.frame(lambda content: content["picture"] and content["picture"]["limit"] == 7)
 
 
 def test_a_frozen_picture_stays_also_when_the_trace_has_forgotten_it(page: Page, watch: Watch, shown: Any) -> None:

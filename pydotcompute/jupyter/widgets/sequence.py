@@ -68,6 +68,18 @@ def checked_limit(limit: Any) -> int:
     return limit
 
 
+class _Source(OwnSource):
+    """A trace moves no more once its runtime is closed; what was recorded can still be looked through."""
+
+    def __init__(self, trace: Events) -> None:
+        super().__init__()
+        self._runtime = getattr(trace, "_runtime", None)
+
+    @property
+    def closed(self) -> bool:
+        return getattr(self._runtime, "closed", False)
+
+
 class SequenceView(LiveWidget):
     """What `sequence` makes."""
 
@@ -97,7 +109,7 @@ class SequenceView(LiveWidget):
         self._made_of: tuple[Any, Any] | None = None  # what the picture was made of
         self._content_now: dict[str, Any] = {}
         self._revision = 0
-        super().__init__(OwnSource(), hz=hz)
+        super().__init__(_Source(trace), hz=hz)
 
     def __repr__(self) -> str:
         return f"SequenceView(hz={self._hz:g}, limit={self._limit})"
@@ -154,9 +166,7 @@ class SequenceView(LiveWidget):
         """What it is if it does not move."""
         if not isinstance(self._trace, Trace):
             return "recorded"
-        if getattr(self._trace._runtime, "closed", False):
-            return "runtime closed"
-        return None if self._trace.recording else "not recording"
+        return None if self._trace.recording and not self._source.closed else "not recording"
 
     def _look(self, frame: Frame) -> None:
         # A picture that stays needs its events also when the trace has forgotten them.

@@ -23,7 +23,7 @@ function fit(words, room) {
 
 /** Of ids that are long the ends tell which is which. */
 function fitMiddle(words, room) {
-  const most = Math.max(Math.floor(room / 7.6), 3);
+  const most = Math.max(Math.floor(room / 8.6), 3);
   if (words.length <= most) return words;
   return `${words.slice(0, Math.ceil((most - 1) / 2))}…${words.slice(words.length - Math.floor((most - 1) / 2))}`;
 }
