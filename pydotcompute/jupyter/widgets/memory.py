@@ -6,7 +6,6 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from html import escape
 from itertools import count
 from typing import Any
@@ -18,9 +17,8 @@ from ...device.memory_pool import MemoryPool
 from ...device.text import human_size
 from ...device.unified_buffer import UnifiedBuffer
 from ...exceptions import PyDotComputeError
-from ...telemetry import COUNTERS, Frame
-from ...telemetry.sampler import Sampler
-from .live import LiveWidget, Make, source, style
+from ...telemetry import Frame
+from .live import LiveWidget, OwnSource, source, style
 
 MOST = 24
 """How many buffers are shown: of more, those between whose sides the most is copied."""
@@ -120,13 +118,12 @@ class Seen:
         return {"count": copies.count, "bytes": copies.nbytes, "rate": self._rates[side]}
 
 
-class Sight:
-    """What a view shows: a sampler of its own, for buffers have no runtime, and none of them is kept alive."""
+class Sight(OwnSource):
+    """What a view shows: buffers have no runtime, and none of them is kept alive."""
 
     def __init__(self, parts: Mapping[str, UnifiedBuffer | MemoryPool]) -> None:
-        self.sampler = Sampler(self._frame, lambda: None)
+        super().__init__()
         self._numbers = count()
-        self._frames = count(1)
         self._seen: weakref.WeakKeyDictionary[Any, Seen] = weakref.WeakKeyDictionary()
         self.pools = [(name, weakref.ref(pool)) for name, pool in parts.items() if isinstance(pool, MemoryPool)]
         self.named: list[Seen] = []
@@ -149,9 +146,6 @@ class Sight:
     def closed(self) -> bool:
         return all(one.gone for one in self.named) and all(pool() is None for _, pool in self.pools)
 
-    def post(self, make: Make) -> Future[Any]:
-        raise PyDotComputeError("there is nothing to do to a buffer")
-
     def buffers(self) -> list[Seen]:
         """All that there are now, and those that were there when the view began."""
         found = dict.fromkeys(self.named)
@@ -163,9 +157,6 @@ class Sight:
                     except PyDotComputeError:  # closed just now
                         continue
         return list(found)
-
-    def _frame(self) -> Frame:
-        return Frame(next(self._frames), time.perf_counter_ns(), (), np.empty(0, COUNTERS), None, None, 0)
 
 
 class Memory(LiveWidget):

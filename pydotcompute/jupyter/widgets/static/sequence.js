@@ -2,7 +2,6 @@
 const LEFT = 58; // pixels: the times
 const BAR = 8;
 const LETTER = 6.3;
-const SPARE = 20; // rows that a picture may be short of its height
 const LIMITS = [25, 50, 100, 200, 500, 1000];
 const CROSS = "M-4-4L4 4M4-4L-4 4";
 const TURN = "M4.2-1.5A4.5 4.5 0 1 0 4.2 1.8M4.6-5v3.6h-3.6";
@@ -184,7 +183,7 @@ function keyed(el, make) {
     for (const [known, part] of parts) {
       if (there.has(known)) continue;
       parts.delete(known);
-      if (part.el.contains(document.activeElement) || spare.length >= SPARE * 50) part.el.remove();
+      if (part.el.contains(document.activeElement)) part.el.remove();
       else spare.push(part);
     }
     let before = null; // elements stand in the order in which they happened, for the keyboard and for who listens
@@ -406,14 +405,15 @@ function start(view) {
 
   const drawEmpty = field((why) => {
     empty.hidden = !why;
+    const code = (words) => h("code", {}, words);
     const says = {
-      filter: ["No message passes the filter.", "Choose all kernels and all types, take away the text, or go back with Older."],
-      older: ["No message was recorded here.", "Go on with Newer or Newest."],
+      filter: ["No message passes the filter: choose all kernels and all types, take away the text, or go back with Older."],
+      older: ["No message is kept of this time: go on with Newer or Newest."],
       still: ["There are no events in what is shown."],
-      idle: ["Nothing is recorded. Start it with ", h("code", {}, "trace.start()"), ", then send a message: ", h("code", {}, "await runtime.send(…)")],
-      waits: ["Nothing has happened yet. Send a message: ", h("code", {}, "await runtime.send(…)")],
+      idle: ["Nothing is recorded. Start it with ", code("trace.start()"), ", then send a message: ", code("await runtime.send(…)")],
+      waits: ["Nothing has happened yet. Send a message: ", code("await runtime.send(…)")],
     }[why];
-    if (says) empty.replaceChildren(...(typeof says[1] === "string" && why !== "idle" && why !== "waits" ? says.map((one) => h("p", {}, one)) : [h("p", {}, ...says)]));
+    empty.replaceChildren(...(says ?? []));
   });
 
   return {
@@ -424,7 +424,6 @@ function start(view) {
       }
       return shown !== null && revision === content.revision;
     },
-    opened() {},
     draw() {
       const { content } = view.frame;
       const filtering = Object.values(shown.filter).some(Boolean);
