@@ -54,7 +54,10 @@ def place() -> TextIO | None:
     if (shell := notebook_shell()) is not None:
         return Below(shell)  # type: ignore[return-value] # it has what is used of one
     error: TextIO | None = sys.stderr
-    return error if error is not None and error.isatty() else None
+    try:
+        return error if error is not None and error.isatty() else None
+    except (AttributeError, ValueError):  # something in its place that is no file, or is closed
+        return None
 
 
 def bar(what: str, total: int | None) -> Any:

@@ -279,3 +279,14 @@ async def test_a_step_that_is_compiled_at_launch_says_so(terminal, until, at_onc
         await runtime.launch(slow, kernel_id="again")  # compiled once, told once
     assert len(terminal.screen) == 2
     assert terminal.screen[0].startswith("compiled slow in ")
+
+
+@pytest.mark.parametrize("standard_error", ["closed", "no file"])
+def test_where_there_is_no_standard_error_nothing_is_shown_and_nothing_fails(standard_error, monkeypatch):
+    instead = io.StringIO() if standard_error == "closed" else object()
+    if isinstance(instead, io.StringIO):
+        instead.close()
+    monkeypatch.setattr(sys, "stderr", instead)
+    assert progress.place() is None
+    with progress.compiling("step"):
+        pass
