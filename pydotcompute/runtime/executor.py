@@ -62,7 +62,11 @@ class Event:
 
 
 class RingPositions(NamedTuple):
-    """Where a ring stands. Positions count up and never come again; a position lies at the place of its remainder."""
+    """Where a ring stands. Positions count up, and each lies at the place of its remainder.
+
+    They never come again while the ring is there. On the CPU `connect` and `disconnect` may give a kernel a new ring of
+    replies, whose positions begin at 0.
+    """
 
     places: int
     """Slots; a power of two, but for the backend ``"interpreted"``."""

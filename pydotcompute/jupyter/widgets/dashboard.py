@@ -45,7 +45,6 @@ LONGEST = 8000
 """Characters of a traceback, at most; the end of it tells most."""
 
 _WORKING = (KernelState.ACTIVE, KernelState.TERMINATING)  # what the others wait for, the table says by their state
-_FAILED = STATES.index("FAILED")
 
 
 def dashboard(
