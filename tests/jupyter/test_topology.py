@@ -312,3 +312,26 @@ def test_what_it_does_not_take(page: Page, graph: Topology, runtime: RingKernelR
     for name, value in (("open", "all"), ("open", [1]), ("other", [])):
         assert view.send("set", name=name, value=value)["refused"]
     assert view.send("command", verb="stop", kernel="a", request="1", arguments={})["refused"]
+
+
+def test_a_view_that_is_held_keeps_its_places(page: Page, graph: Topology, runtime, start: Callable[..., None]):
+    start("a", "b")
+    runtime.sync.send_many("a", ["b"])
+    runtime.sync.wait_idle()
+    view = page.view(graph)
+    page.frame(lambda content: content["sent"])
+    graph.freeze()
+    picture, refused = graph._picture(), view.send("command", verb="arrange", kernel="", request="r", arguments={})
+    assert "frozen" in str(refused["refused"])
+    assert graph._picture() == picture
+
+
+def test_a_router_that_is_made_anew_says_how_it_chooses_now(page: Page, graph: Topology, runtime, start):
+    start("a")
+    router = runtime.sync.router("pool", ["a"])
+    page.view(graph)
+    assert named(page.frame(has_graph))["pool"]["note"] == "round robin"
+    after = page.last
+    runtime.sync.call(router.close)
+    runtime.sync.router("pool", ["a"], strategy="broadcast")
+    assert named(page.frame(has_graph, after=after))["pool"]["note"] == "broadcast"

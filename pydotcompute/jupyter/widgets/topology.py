@@ -133,6 +133,10 @@ class Topology(LiveWidget):
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
         schema.chosen("verb", verb, ["arrange"])
         with self._writing:
+            if self.status != "live":  # no look would come that gives places again
+                raise schema.RefusedError(f"the picture is {self.status}, and its places with it")
+            if self._status != "live":  # no look would follow, and the last picture needs its places
+                raise schema.RefusedError(f"this view is {self._status}: only a live one can be arranged anew")
             self._layers.forget()
             self._again()
         return "arranged anew"
@@ -183,9 +187,10 @@ class Topology(LiveWidget):
     def _make_nodes(self, frame: Frame) -> None:
         """Which nodes there are, and whom each stands for."""
         routers, ids, now = dict(self._runtime.routers), frame.ids, time.monotonic()
-        if (ids, tuple(routers)) == self._made_of and (now - self._chosen_at < CALM or len(ids) <= ALIKE):
+        made_of = ids, [(router_id, router.strategy) for router_id, router in routers.items()]
+        if made_of == self._made_of and (now - self._chosen_at < CALM or len(ids) <= ALIKE):
             return
-        self._made_of, self._chosen_at = (ids, tuple(routers)), now
+        self._made_of, self._chosen_at = made_of, now
         alike: dict[str, list[str]] = {}
         for kernel_id in ids:
             match = _NUMBERED.fullmatch(kernel_id)
