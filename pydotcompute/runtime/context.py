@@ -256,11 +256,16 @@ class KernelContext(Generic[In, Out]):
     async def tell(self, kernel_id: str, message: Any) -> None:
         """Send a message to another kernel; waits while its mailbox is full. Errors as in `RingKernelRuntime.send`."""
         kernel = self._kernel
-        kernel._sent[kernel_id] += 1  # before: what has come from nowhere would count as from outside
+        try:
+            kernel._sent[kernel_id] += 1  # before: what has come from nowhere would count as from outside
+        except TypeError:  # it is no id, which sending says
+            return await kernel.runtime.send(kernel_id, message)
         try:
             await kernel.runtime.send(kernel_id, message)
         except BaseException:
             kernel._sent[kernel_id] -= 1
+            if not kernel._sent[kernel_id]:  # there may be no such kernel, and many such ids
+                del kernel._sent[kernel_id]
             raise
 
     async def publish(self, topic: str, message: Any) -> int:

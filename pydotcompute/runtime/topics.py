@@ -157,18 +157,24 @@ class Topics:
         full: Full = []
         taken = put_into(targets, message, refused, full)
         self.published += 1
+        if sent is not None:  # before others are waited for, which may be given up
+            beyond = [target for target, _ in (*refused, *full)]
+            for target in targets:
+                if target not in beyond:
+                    sent[target.id] += 1
         if full:
+            waited = [target for target, _ in full]
             taken += await wait_for_room(full, refused)
+            if sent is not None:
+                missed = [target for target, _ in refused]
+                for target in waited:
+                    if target not in missed:
+                        sent[target.id] += 1
         if refused and (ended := [target for target, _ in refused if is_closed(target)]):
             refused = [(target, error) for target, error in refused if target not in ended]
             again, refused_again = await spread(self._drop(ended), message)
             taken, refused = taken + again, refused + refused_again
         self.delivered += taken
-        if sent is not None:
-            missed = [target for target, _ in refused]
-            for target in targets:
-                if target not in missed:
-                    sent[target.id] += 1
         if refused:
             raise first_error(refused, taken)
         if not taken:

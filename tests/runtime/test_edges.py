@@ -1,6 +1,7 @@
 """`runtime.edges()`: who has sent how many messages to whom."""
 
 import asyncio
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -262,3 +263,59 @@ async def test_nothing_seems_to_come_from_outside_while_kernels_talk(runtime, st
     assert not any((None, name) in edges for edges in seen for name in ("pong", "back"))
     edges = runtime.edges()
     assert edges["ping", "back"] == edges["ping", "pong"] >= 1000
+
+
+async def test_who_has_ended_is_not_counted_as_reached(runtime, start, settle):
+    await start(sink_body, "sink")
+
+    async def source(ctx):
+        async for n in ctx:
+            await ctx.publish("numbers", Number(n))
+
+    await start(source, "source")
+    await runtime.subscribe("numbers", "sink")
+    await runtime.send("source", 1)
+    await runtime.wait_idle()
+    await runtime.terminate("sink")
+    await runtime.send("source", 2)
+    await runtime.wait_idle()
+    assert runtime.edges()["source", "sink"] == 1
+
+
+async def test_who_was_reached_counts_though_publishing_is_given_up(runtime, start, settle):
+    await start(sink_body, "free")
+    full = await start(sink_body, "full", queue_size=1)
+    await full.deactivate()
+    await full.send(Number(0))
+
+    async def source(ctx):
+        async for n in ctx:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await ctx.publish("numbers", Number(n))
+
+    await start(source, "source")
+    for kernel_id in ("free", "full"):
+        await runtime.subscribe("numbers", kernel_id)
+    await runtime.send("source", 1)
+    await runtime.wait_idle("source")
+    await runtime.wait_idle("free")
+    assert runtime.edges() == {(None, "source"): 1, ("source", "free"): 1, (None, "full"): 1}
+
+
+async def test_what_is_no_id_is_told_and_leaves_nothing(runtime, start):
+    seen = []
+
+    async def source(ctx):
+        async for kernel_id in ctx:
+            with pytest.raises((KernelNotFoundError, TypeError)) as told:
+                await ctx.tell(kernel_id, Number(1))
+            seen.append(str(told.value))
+
+    kernel = await start(source, "source")
+    for kernel_id in ("nobody", ["x"]):
+        await kernel.send(kernel_id)
+    await runtime.wait_idle()
+    assert "no ring kernel 'nobody'" in seen[0]
+    assert seen[1] == "name a ring kernel by its id, a text, not by ['x']"
+    assert kernel._sent == {}
