@@ -133,8 +133,6 @@ class Topology(LiveWidget):
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
         schema.chosen("verb", verb, ["arrange"])
         with self._writing:
-            if self.status != "live":  # no look would come that gives places again
-                raise schema.RefusedError(f"the picture is {self.status}, and its places with it")
             if self._status != "live":  # no look would follow, and the last picture needs its places
                 raise schema.RefusedError(f"this view is {self._status}: only a live one can be arranged anew")
             self._layers.forget()
