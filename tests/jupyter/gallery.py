@@ -157,7 +157,7 @@ mailbox(desk["desk"])
     press=(
         (".pdc-mail-message >> nth=1", ".pdc-mail-detail", "place 1: Job(n=2)"),
         ("button[data-verb=up]", ".pdc-mail-message >> nth=0", "n=2"),
-        ("button[data-verb=step]", ".pdc-say", "desk handled Job(n=2)"),
+        ("button[data-verb=step]", ".pdc-mail-message >> nth=0", "n=1"),
         ("button[data-verb=discard]", ".pdc-say", "Job(n=1) discarded"),
         ("button[data-verb=inject]", ".pdc-mail-message >> nth=0", "n=0"),
     ),
