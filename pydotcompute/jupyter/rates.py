@@ -84,13 +84,15 @@ class Rates:
             self._before = None
             self.rate = np.full(len(rows), np.nan)
         else:
-            before = _aligned(base.rows, _places(base.ids, frame.ids), np.zeros((), COUNTERS))
-            # A kernel that was launched again under its id counts from zero. (What a compiled one has received is only
-            # about right while it runs, and may seem to have been more.)
-            again = rows["processed"] < before["processed"]
-            if again.any():
-                before = before.copy()
-                before[again] = np.zeros((), COUNTERS)
+            before = base.rows
+            if base.launches is not frame.launches:
+                places = _places(base.ids, frame.ids)
+                before = _aligned(before, places, np.zeros((), COUNTERS))
+                # A kernel that was launched again under its id counts from zero.
+                again = frame.launches != _aligned(base.launches, places, np.array(-1))
+                if again.any():
+                    before = before.copy()
+                    before[again] = np.zeros((), COUNTERS)
             self._before = before
             self.rate = (rows["processed"] - before["processed"]) / ((frame.time_ns - base.time_ns) * 1e-9)
         if (places := _places(self.ids, frame.ids)) is not None:

@@ -443,6 +443,7 @@ class RingKernel:
         "_handled",
         "_input_types",
         "_killed",
+        "_launch",
         "_limit",
         "_link",
         "_marker",
@@ -494,6 +495,7 @@ class RingKernel:
         self.state = KernelState.CREATED
         self.history: list[tuple[KernelState, float]] = [(KernelState.CREATED, time.time())]
         """Every state it has been in, with the time (seconds since the epoch) at which it came there; the last 100."""
+        self._launch = runtime._launches  # a number that no other kernel of the runtime has
         self._scheduler = runtime._scheduler_of_loop()
         self._box = Mailbox(self, self._scheduler, definition.queue_size, definition.backpressure)
         self._out = Mailbox(self, self._scheduler, definition.queue_size, tells=False)

@@ -125,7 +125,7 @@ class RingKernelRuntime:
         self._frames = self._framed = self._part = 0
         self._launches = 0
         # What a frame is made from, and the number of launches that it was made at:
-        self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int]] | None = None
+        self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int], NDArray[np.int64]] | None = None
         self._lag: LoopLag | None = None
         self._caller_lag: LoopLag | None = None
         self._observers: tuple[Observer, ...] = ()
@@ -1706,8 +1706,9 @@ class RingKernelRuntime:
     def _frame(self) -> Frame:
         if self._roster is None or self._roster[0] != self._launches:
             launches, kernels = self._launches, list(self._kernels.values())
-            self._roster = launches, kernels, tuple(k.id for k in kernels), [k._place for k in kernels]
-        _, kernels, ids, places = self._roster
+            own = np.array([k._launch for k in kernels], np.int64)
+            self._roster = launches, kernels, tuple(k.id for k in kernels), [k._place for k in kernels], own
+        _, kernels, ids, places, own = self._roster
         now = clock()
         for kernel in kernels:
             kernel._publish()
@@ -1725,6 +1726,7 @@ class RingKernelRuntime:
             self._lag.seconds if self._lag is not None else None,
             self._caller_lag.seconds if self._caller_lag is not None else None,
             self.dead_letters.total,
+            own,
         )
 
     def _poke(self) -> None:

@@ -31,6 +31,9 @@ class Frame:
     """Seconds that the runtime's loop is late; grows while something blocks it."""
     notebook_lag: float | None
     dead_letters: int
+    launches: NDArray[np.int64]
+    """Shape (len(ids),): the number of the launch that each kernel came from. Who has another one than before was
+    launched again under its id, and counts from 0. It is the same array as before while nothing was launched."""
 
 
 class LoopLag:

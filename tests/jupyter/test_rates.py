@@ -13,14 +13,18 @@ STEP = WINDOW / POINTS
 def frame(seconds: float, **kernels: dict[str, object]) -> Frame:
     """A frame taken after so many seconds; of each kernel what is given, else zero."""
     rows = np.zeros(len(kernels), COUNTERS)
-    for row, counters in zip(rows, kernels.values(), strict=True):
+    launches = np.zeros(len(kernels), np.int64)
+    for i, (row, counters) in enumerate(zip(rows, kernels.values(), strict=True)):
         for name, value in counters.items():
+            if name == "launch":
+                launches[i] = value
+                continue
             if name in ("waited", "handled"):
                 for bucket, n in value.items():
                     row[name][bucket] = n
             else:
                 row[name] = value
-    return Frame(1, int(seconds * 1e9), tuple(kernels), rows, None, None, 0)
+    return Frame(1, int(seconds * 1e9), tuple(kernels), rows, None, None, 0, launches)
 
 
 @pytest.fixture
@@ -72,11 +76,22 @@ def test_kernels_are_matched_by_id(rates):
 
 def test_a_kernel_that_was_launched_again_counts_from_zero(rates):
     before = {"received": 1000, "processed": 1000, "waited": {12: 1000}, "handled": {12: 1000}}
-    after = {"received": 6, "processed": 5, "waited": {14: 6}, "handled": {14: 5}}
+    after = {"received": 6, "processed": 5, "waited": {14: 6}, "handled": {14: 5}, "launch": 1}
     rates.add(frame(100, a=before))
     rates.add(frame(101, a=after))
     assert rates.rate == pytest.approx([5])
     assert 8e-6 < rates.wait[0, 0] < 17e-6
+
+
+def test_one_that_has_handled_more_than_the_former_counts_from_zero_too(rates):
+    rates.add(frame(100, a={"processed": 10, "waited": {30: 10}}, b={"processed": 7, "launch": 1}))
+    rates.add(
+        frame(
+            101, a={"processed": 50, "waited": {11: 50}, "launch": 2}, b={"processed": 8, "launch": 1}, c={"launch": 3}
+        )
+    )
+    assert rates.rate == pytest.approx([50, 1, 0])
+    assert (rates.wait[:, 0] < 2.1e-6).all()
 
 
 def test_what_a_kernel_seems_to_have_received_may_fall(rates):

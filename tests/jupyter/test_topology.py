@@ -4,6 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -212,6 +213,34 @@ def test_rates_of_arrows(page: Page, graph: Topology, runtime: RingKernelRuntime
     runtime.sync.send_many("a", ["x"] * 30)
     runtime.sync.wait_idle()
     assert page.frame(lambda content: content["rates"][0])["sent"] == [31]
+
+
+def test_rates_of_who_was_launched_again_begin_anew(
+    page: Page, graph: Topology, runtime: RingKernelRuntime, start: Callable[..., None]
+):
+    def rates(seconds: int) -> dict:
+        graph._look(replace(runtime._frame(), time_ns=seconds * 10**9))
+        return graph._per_second
+
+    def tell(n: int) -> None:
+        runtime.sync.send_many("a", ["b"] * n)
+        runtime.sync.wait_idle()
+
+    def again(name: str) -> None:
+        runtime.sync.terminate(name)
+        start(name)
+
+    start("a", "b")
+    tell(5)
+    assert rates(100) == {}
+    again("a")
+    tell(7)
+    runtime.sync.send("b", "x")
+    runtime.sync.wait_idle()
+    assert rates(101) == {(None, "a"): 7, ("a", "b"): 7, (None, "b"): 1}
+    again("b")
+    tell(9)
+    assert rates(102) == {(None, "a"): 8, ("a", "b"): 4.5}
 
 
 def test_many_alike_are_one_node_that_opens(

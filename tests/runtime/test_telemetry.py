@@ -255,11 +255,16 @@ async def test_kernels_that_come_go_and_restart_show_in_the_next_frames(runtime,
     await kernel.terminate()
     await eventually(lambda: STATES[row(ear.frames[-1], "echo")["state"]] == "TERMINATED")
     assert row(ear.frames[-1], "echo")["processed"] == 1
+    former = ear.frames[-1].launches
     await (await runtime.launch("echo")).activate()
     await eventually(lambda: STATES[row(ear.frames[-1], "echo")["state"]] == "ACTIVE")
     assert row(ear.frames[-1], "echo")["processed"] == 0
+    again = ear.frames[-1].launches
+    assert again.shape == former.shape == (1,)
+    assert again > former
     await runtime.launch("echo", kernel_id="another")
     await eventually(lambda: ear.frames[-1].ids == ("echo", "another"))
+    assert ear.frames[-1].launches[0] == again < ear.frames[-1].launches[1]
 
 
 async def test_histograms_of_many_kernels_are_whole_within_seconds(runtime, eventually):

@@ -229,7 +229,8 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
         if self._embed is not None:
             at = frame.ids.index(self._embed)
             # A copy: what is kept of a frame shall not keep the rows of all.
-            frame = replace(frame, ids=(self._embed,), rows=frame.rows[at : at + 1].copy())
+            rows, launches = frame.rows[at : at + 1].copy(), frame.launches[at : at + 1]
+            frame = replace(frame, ids=(self._embed,), rows=rows, launches=launches)
         self._shown = frame
         self._rates.add(frame)
 

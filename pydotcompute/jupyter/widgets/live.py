@@ -131,7 +131,8 @@ class OwnSource:
         raise PyDotComputeError("there is no runtime here that could do it")
 
     def _frame(self) -> Frame:
-        return Frame(next(self._frames), time.perf_counter_ns(), (), np.empty(0, COUNTERS), None, None, 0)
+        nothing, nobody = np.empty(0, COUNTERS), np.empty(0, np.int64)
+        return Frame(next(self._frames), time.perf_counter_ns(), (), nothing, None, None, 0, nobody)
 
 
 class Live:

@@ -117,7 +117,8 @@ class Topology(LiveWidget):
         self._per_second: Counts = {}
         self._sent: dict[tuple[str, str], int] = {}  # from node to node
         self._rates: dict[tuple[str, str], float] = {}
-        self._former: deque[tuple[int, Counts]] = deque()  # at intervals of SPAN / 4
+        # What was counted, of which kernels and routers, at intervals of SPAN / 4:
+        self._former: deque[tuple[int, Counts, dict[str, Any]]] = deque()
         super().__init__(RuntimeSource(runtime), hz=hz)
 
     def __repr__(self) -> str:
@@ -159,28 +160,46 @@ class Topology(LiveWidget):
     # -- sampling and sending: with the lock ---------------------------------------------------------------------------
 
     def _look(self, frame: Frame) -> None:
+        counted_of = {**dict(zip(frame.ids, frame.launches.tolist(), strict=True)), **self._runtime.routers}
         self._counts = self._runtime.edges()
-        self._per_second = self._rates_of(frame.time_ns)
+        self._per_second = self._rates_of(frame.time_ns, counted_of)
         self._make_nodes(frame)
         self._sent = self._between_nodes(self._counts)
         self._rates = self._between_nodes(self._per_second)
         self._arrange()
 
-    def _rates_of(self, now: int) -> Counts:
-        """Messages a second of each edge; empty while that is not known."""
+    def _rates_of(self, now: int, counted_of: dict[str, Any]) -> Counts:
+        """Messages a second of each edge; empty while that is not known.
+
+        Args:
+            counted_of: what is another one, by id, when a kernel or router was made anew: it counts from 0.
+        """
         former, counts, span = self._former, self._counts, SPAN * 1e9
         if former and now - former[-1][0] > 2 * span:
             former.clear()  # nobody looked for a while
         while len(former) > 1 and now - former[1][0] >= span:
             former.popleft()
-        begin, before = former[0] if former else (now, {})
+        begin, before, before_of = former[0] if former else (now, {}, {})
         if not former or now - former[-1][0] >= span / 4:
-            former.append((now, counts))
+            former.append((now, counts, counted_of))
         if now <= begin:
             return {}
         passed = (now - begin) * 1e-9
-        # What was launched again counts from 0.
-        return {edge: (n - was if n >= (was := before.get(edge, 0)) else n) / passed for edge, n in counts.items()}
+        same = {None, *(one for one, what in counted_of.items() if before_of.get(one) == what)}
+        more = {
+            (one, other): max(n - (before.get((one, other), 0) if one in same and other in same else 0), 0)
+            for (one, other), n in counts.items()
+        }
+        # What somebody had sent who was made anew counts as from outside now, but nothing has come from there.
+        outside = {other: 0 for one, other in counts if one is None}
+        for (one, other), n in counts.items():
+            if other in outside:
+                outside[other] += n if one is None else n - more[one, other]
+        for (_, other), n in before.items():
+            if other in outside and other in same:
+                outside[other] -= n
+        more.update({(None, other): max(n, 0) for other, n in outside.items()})
+        return {edge: n / passed for edge, n in more.items()}
 
     def _make_nodes(self, frame: Frame) -> None:
         """Which nodes there are, and whom each stands for."""
