@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -107,6 +108,7 @@ class Router:
         self._places: dict[Any, _Routee] = {}  # of the keys that were met
         self._targets: list[RingKernel | Router] = []  # where the replies of its kernels go
         self._skipped = self._failed = 0
+        self._spread = 0  # how many messages have gone to each of its kernels
         self._resizing = asyncio.Lock()
         self._ending: set[asyncio.Task[None]] = set()
         self._in_turn, self._to_each = strategy == "round_robin", strategy == "broadcast"
@@ -141,7 +143,7 @@ class Router:
             if (waiting := self._offer(message)) is not None:
                 await waiting
 
-    async def ask(self, message: Any, timeout: float | None = None) -> Any:
+    async def ask(self, message: Any, timeout: float | None = None, _sent: dict[str, int] | None = None) -> Any:
         """`RingKernelRuntime.ask` of the kernel whose turn it is.
 
         Returns:
@@ -155,22 +157,31 @@ class Router:
             return await self.runtime.ask(self.id, message, timeout)
         runtime = self.runtime
         checked_timeout(timeout)
+        routees: Sequence[_Routee] = ()
+        reached: dict[str, int] = defaultdict(int)  # which kernels have it in their mailbox
+        if _sent is not None:  # before it is in: what has come from nowhere would count as from outside
+            _sent[self.id] += 1
         try:
-            if self._to_each:
-                routees = self._open()
-                asks = [runtime.ask(routee.kernel.id, message, timeout) for routee in routees]
-                for routee in routees:
-                    routee.routed += 1
-                replies = await asyncio.gather(*asks, return_exceptions=True)
-                for reply in replies:
-                    if isinstance(reply, BaseException):
-                        raise reply
-                return replies
-            routee = self._chosen(message)
-            routee.routed += 1
-            return await runtime.ask(routee.kernel.id, message, timeout)
-        except Exception:
-            self._failed += 1
+            routees = self._open() if self._to_each else (self._chosen(message),)
+            for routee in routees:
+                routee.routed += 1
+            self._spread += 1
+            if not self._to_each:
+                return await runtime.ask(routees[0].kernel.id, message, timeout, _sent=reached)
+            asks = [runtime.ask(routee.kernel.id, message, timeout, _sent=reached) for routee in routees]
+            replies = await asyncio.gather(*asks, return_exceptions=True)
+            for reply in replies:
+                if isinstance(reply, BaseException):
+                    raise reply
+            return replies
+        except BaseException as error:
+            for routee in routees:
+                routee.routed -= not reached[routee.kernel.id]
+            if not routees or not all(reached[routee.kernel.id] for routee in routees):
+                self._spread -= bool(routees)
+                if _sent is not None:
+                    _sent[self.id] -= 1
+            self._failed += isinstance(error, Exception)
             raise
 
     async def resize(self, size: int, timeout: float | None = None) -> None:
@@ -250,8 +261,7 @@ class Router:
     @property
     def _taken(self) -> int:
         """How many messages it was sent, but for those that failed."""
-        routed = [one.routed for one in list(self._known.values())]
-        return max(routed, default=0) if self._to_each else sum(routed)
+        return self._spread if self._to_each else sum([one.routed for one in list(self._known.values())])
 
     def _given(self) -> dict[str, int]:
         """How many messages it has given to each of the kernels that there are."""
@@ -398,6 +408,7 @@ class Router:
                 raise first_error(refused, taken)
             if not taken:
                 raise self._none_left()
+            self._spread += 1
         except Exception:
             self._failed += 1
             raise

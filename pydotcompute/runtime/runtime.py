@@ -1164,10 +1164,7 @@ class RingKernelRuntime:
         try:
             kernel = self._kernels[kernel_id]
         except (KeyError, TypeError):
-            router = self._router(kernel_id, instance)
-            if _sent is not None:
-                _sent[kernel_id] += 1
-            return await self._ask_by_router(router, message, timeout)
+            return await self._ask_by_router(self._router(kernel_id, instance), message, timeout, _sent)
         if instance is not None:
             instance = kernel._instance(instance)
         if not isinstance(message, kernel._input_types):
@@ -1516,9 +1513,11 @@ class RingKernelRuntime:
         except Exception as error:
             raise error from error.__cause__
 
-    async def _ask_by_router(self, router: Router, message: Any, timeout: float | None) -> Any:
+    async def _ask_by_router(
+        self, router: Router, message: Any, timeout: float | None, sent: dict[str, int] | None
+    ) -> Any:
         try:
-            return await router.ask(message, timeout)
+            return await router.ask(message, timeout, sent)
         except Exception as error:
             raise error from error.__cause__
 

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from pydotcompute import KernelContext, message
-from pydotcompute.exceptions import KernelNotFoundError, KernelStateError, MessageTypeError, QueueTimeoutError
+from pydotcompute.exceptions import (
+    KernelNotFoundError,
+    KernelStateError,
+    MessageTypeError,
+    QueueFullError,
+    QueueTimeoutError,
+)
 
 
 @message
@@ -182,6 +188,70 @@ async def test_a_router_stands_between(runtime, start, strategy):
         ("pool", "a"): each,
         ("pool", "b"): each,
     }
+
+
+@pytest.mark.parametrize("strategy", ["round_robin", "broadcast"])
+@pytest.mark.parametrize("how", ["tell", "ask"])
+async def test_what_no_kernel_of_a_router_took_was_not_sent(runtime, start, how, strategy):
+    errors = []
+
+    async def front(ctx: KernelContext[Number, None]):
+        async for number in ctx:
+            try:
+                async with asyncio.timeout(0.02):
+                    await getattr(ctx, how)("pool", "text" if number.n == 1 else number)
+            except Exception as error:
+                errors.append(type(error))
+
+    full = await start(echo_body, "full", queue_size=1, backpressure="reject")
+    await start(front, "front")
+    pool = await runtime.router("pool", ["full"], strategy=strategy)
+    await full.deactivate()
+    await full.send(Number(0))
+    await runtime.send("front", Number(1))
+    await runtime.send("front", Number(2))
+    await runtime.wait_idle("front")
+    await runtime.terminate("full", drain=False)
+    await runtime.send("front", Number(3))
+    await runtime.wait_idle("front")
+    assert errors == [MessageTypeError, QueueFullError, KernelStateError]
+    assert runtime.edges() == {(None, "front"): 3, (None, "full"): 1}
+    assert pool.statistics().routed == {"full": 0}
+
+
+@pytest.mark.parametrize("how", ["tell", "ask"])
+async def test_of_a_message_to_all_that_one_refused_those_are_counted_who_took_it(runtime, start, how):
+    async def front(ctx: KernelContext[Number, None]):
+        async for number in ctx:
+            with suppress(QueueFullError):
+                await getattr(ctx, how)("pool", number)
+
+    await start(echo_body, "free")
+    full = await start(echo_body, "full", queue_size=1, backpressure="reject")
+    await start(front, "front")
+    await runtime.router("pool", ["free", "full"], strategy="broadcast")
+    await full.deactivate()
+    await full.send(Number(0))
+    await runtime.send("front", Number(1))
+    await runtime.wait_idle("front", "free")
+    assert runtime.edges() == {(None, "front"): 1, ("pool", "free"): 1, (None, "full"): 1}
+
+
+async def test_who_gives_an_ask_of_a_router_up_before_there_was_room_has_not_sent_it(runtime, start):
+    async def front(ctx: KernelContext[Number, None]):
+        async for number in ctx:
+            for _ in range(2):
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await ctx.ask("pool", number)
+
+    full = await start(echo_body, "full", queue_size=1)
+    await start(front, "front")
+    await runtime.router("pool", ["full"])
+    await full.deactivate()
+    await runtime.send("front", Number(1))
+    await runtime.wait_idle("front")
+    assert runtime.edges() == {(None, "front"): 1, ("front", "pool"): 1, ("pool", "full"): 1}
 
 
 async def test_counts_begin_anew_with_a_kernel_that_is_launched_again(runtime, start):
