@@ -23,7 +23,8 @@ class Rates:
     Args:
         window: seconds that the series reach back; can be set.
         span: seconds over which rates and percentiles are taken.
-        others: more windows, whose series are kept too, so that they are there when one of them is set.
+        others: more windows, whose series are kept too, so that they are there when one of them is set. Of those that
+            are set later only the present one is kept.
     """
 
     def __init__(self, window: float, span: float = 2.0, others: Iterable[float] = ()) -> None:
@@ -38,6 +39,7 @@ class Rates:
         self._percentiles: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._percentiles_of = 0
         self._all = {each: _Series(each) for each in (*others, window)}
+        self._kept = frozenset(self._all)
         self._series = self._all[window]
 
     @property
@@ -46,6 +48,8 @@ class Rates:
 
     @window.setter
     def window(self, window: float) -> None:
+        if window != self.window and self.window not in self._kept:
+            del self._all[self.window]
         if window not in self._all:
             self._all[window] = _Series(window)
             self._all[window].align(np.full(len(self.ids), -1))

@@ -207,6 +207,16 @@ def test_a_window_that_was_not_kept_begins_now(rates):
     assert np.isnan(depths[:-1]).all()
 
 
+def test_of_windows_that_were_set_only_the_present_one_is_kept():
+    rates = Rates(WINDOW, others=(30.0,))
+    for window in np.arange(100.0, 200.0):
+        rates.window = window
+    assert set(rates._all) == {30.0, WINDOW, 199.0}
+    rates.add(frame(100, a={"queue_depth": 5}))
+    rates.window = 199.0
+    assert rates.series(["a"])[0][0, -1] == 5
+
+
 def test_the_total_is_the_sum_over_all_kernels(rates):
     assert np.isnan(rates.total()).all()
     for second in range(5):
