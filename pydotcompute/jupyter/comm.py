@@ -10,6 +10,7 @@ Handlers run on whichever thread that is, so they only note and post.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -17,7 +18,10 @@ from weakref import WeakValueDictionary
 
 import comm as jupyter_comm
 
+from ..runtime.dead_letters import error_text
 from . import schema
+
+log = logging.getLogger("pydotcompute")
 
 GONE = "this widget is closed: run its cell again"
 
@@ -31,6 +35,8 @@ class View:
         """Number of the latest frame that was drawn here."""
         self.heard = time.monotonic()
         """When it last said anything."""
+        self.trouble = ""
+        """What went wrong last with a message, and was logged."""
 
 
 class Host(Protocol):
@@ -86,6 +92,11 @@ def tell(host: Host | None, view: View, data: Any, reply: Callable[[dict[str, An
         host.view_told(view, message)
     except schema.RefusedError as error:
         refused = str(error)
+    except Exception as error:
+        refused = f"that did not work: {error_text(error)}"
+        if refused != view.trouble:
+            view.trouble = refused
+            log.error("%r could not follow %s: %s", host, schema.shown(data), error_text(error), exc_info=error)
     reply(schema.acknowledgement(refused))
 
 

@@ -477,6 +477,21 @@ def test_a_message_that_is_not_understood_is_refused_and_changes_nothing(
     assert view.send("snapshot")["refused"] is None
 
 
+def test_a_message_that_makes_its_handler_raise_is_answered_and_logged_once(page, board, monkeypatch, caplog):
+    def stumble(name: str, value: object) -> None:
+        raise ZeroDivisionError("of all things")
+
+    view = page.view(board)
+    monkeypatch.setattr(board, "_set", stumble)
+    for _ in range(3):
+        told = view.send("set", name="kernels", value=[])
+        assert told["kind"] == "acknowledgement"
+        assert "ZeroDivisionError: of all things" in told["refused"]
+    (record,) = [record for record in caplog.records if record.name == "pydotcompute"]
+    assert record.exc_info[0] is ZeroDivisionError
+    assert view.send("snapshot")["refused"] is None
+
+
 def test_a_hello_to_a_dashboard_that_is_gone_is_refused(page, board, caplog):
     view = View(page, board, widget="no such")
     (answer,) = page.on(view.id)
