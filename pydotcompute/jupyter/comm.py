@@ -23,7 +23,16 @@ from . import schema
 
 log = logging.getLogger("pydotcompute")
 
-GONE = "this widget is closed: run its cell again"
+CLOSED = "this widget is closed: run its cell again"
+
+SAID = 5.0
+"""Seconds that frames tell what became of a command: one of them may get lost."""
+LATE = 3.0
+"""Seconds that the browser may be behind with drawing until frames go out slowly."""
+SILENT = 30.0
+"""Seconds after which a silent view counts as out of sight."""
+GONE = 600.0
+"""Seconds after which a silent view counts as closed."""
 
 
 class View:
@@ -69,7 +78,7 @@ def _open(comm: Any, opening: dict[str, Any]) -> None:
             raise schema.RefusedError("a view must say hello first")
         host = _hosts.get(hello.widget)
         if host is None:
-            raise schema.RefusedError(GONE)
+            raise schema.RefusedError(CLOSED)
         view = View()
         host.view_opened(view)
     except schema.RefusedError as error:
@@ -87,7 +96,7 @@ def tell(host: Host | None, view: View, data: Any, reply: Callable[[dict[str, An
     try:
         message = schema.parse(data)
         if host is None:
-            raise schema.RefusedError(GONE)
+            raise schema.RefusedError(CLOSED)
         view.heard = time.monotonic()
         host.view_told(view, message)
     except schema.RefusedError as error:

@@ -15,7 +15,7 @@ import pytest
 
 from pydotcompute import RingKernelRuntime, ring_kernel
 from pydotcompute.exceptions import KernelNotFoundError
-from pydotcompute.jupyter import schema
+from pydotcompute.jupyter import comm, schema
 from pydotcompute.runtime import KernelState
 from pydotcompute.runtime import kernel as kernel_module
 from pydotcompute.runtime.lifecycle import allowed
@@ -111,13 +111,13 @@ def test_out_of_sight_the_series_go_on_slowly_and_nothing_is_sent(page, runtime,
 
 
 def test_a_view_that_says_nothing_for_long_is_taken_for_gone(page, runtime, board, monkeypatch):
-    monkeypatch.setattr(module, "SILENT", 0.05)
+    monkeypatch.setattr(comm, "SILENT", 0.05)
     monkeypatch.setattr(module, "UNSEEN_HZ", 20.0)
     view = page.view(board)
     page.frame()
     wait_until(lambda: not board._seen(time.monotonic()))
     assert runtime.sampler.running
-    monkeypatch.setattr(module, "GONE", 0.1)
+    monkeypatch.setattr(comm, "GONE", 0.1)
     wait_until(lambda: not runtime.sampler.running)
     last = page.last
     view.send("seen", visible=True)  # it was only asleep
@@ -125,7 +125,7 @@ def test_a_view_that_says_nothing_for_long_is_taken_for_gone(page, runtime, boar
 
 
 def test_frames_go_out_slowly_while_the_browser_does_not_draw_them(page, runtime, board, monkeypatch):
-    monkeypatch.setattr(module, "LATE", 0.2)
+    monkeypatch.setattr(comm, "LATE", 0.2)
     view = page.view(board)
     page.frame(lambda content: content["number"] >= 5)
     begin = time.monotonic()
@@ -370,7 +370,7 @@ def test_a_step_that_takes_too_long_says_so(page, runtime, board, monkeypatch):
     runtime.sync.activate("slow")
     runtime.sync.deactivate("slow")
     runtime.sync.send("slow", 1)
-    monkeypatch.setattr(sys.modules["pydotcompute.jupyter.widgets.dashboard"], "STEP", 0.05)
+    monkeypatch.setattr(sys.modules["pydotcompute.jupyter.acts"], "STEP", 0.05)
     outcome = page.result(page.view(board).command("step", "slow"))
     assert not outcome["ok"]
     assert outcome["text"].startswith("QueueTimeoutError: ")
@@ -429,7 +429,7 @@ def test_a_traceback_comes_when_it_is_asked_for(page, runtime, board, start):
 
 def test_results_are_not_told_for_ever(page, board, start, monkeypatch):
     start("a")
-    monkeypatch.setattr(module, "SAID", 0.2)
+    monkeypatch.setattr(comm, "SAID", 0.2)
     view = page.view(board)
     page.result(view.command("pause", "a"))
     page.frame(lambda content: not content["results"], after=page.last)

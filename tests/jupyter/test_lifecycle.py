@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from pydotcompute import RingKernelRuntime, ring_kernel
+from pydotcompute.jupyter.acts import verbs
 from pydotcompute.runtime import TRANSITIONS, KernelState
 from pydotcompute.runtime import kernel as kernel_module
 from tests.jupyter.page import Page
@@ -14,7 +15,7 @@ from tests.jupyter.page import Page
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bqplot's own, of how it uses traitlets
     from pydotcompute.jupyter.widgets import Lifecycle, lifecycle
-    from pydotcompute.jupyter.widgets.lifecycle import BOXES, SHOWN, WAYS, verbs, way_taken
+    from pydotcompute.jupyter.widgets.lifecycle import BOXES, SHOWN, WAYS, way_taken
 
 pytestmark = pytest.mark.needs_notebook
 

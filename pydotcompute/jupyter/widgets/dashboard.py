@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from traceback import format_exception
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -18,18 +15,16 @@ import numpy as np
 import traitlets
 
 from ...exceptions import KernelNotFoundError
-from ...origin import notebook_shell
 from ...runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime
 from ...runtime.dead_letters import error_text
-from ...runtime.step import StepDefinition
 from ...telemetry import STATES, Frame, KernelStatistics, RuntimeStatistics
 from .. import schema
-from ..display import brief, compact_html, dashboard_html, kernel_html
+from ..acts import METHODS, Make, fate, known, place, shortened, step, tag, traceback
+from ..display import compact_html, dashboard_html, kernel_html
 from ..meters import Meters
 from ..rates import POINTS, Rates
-from ..reports import without_our_end
 from .charts import Charts
-from .live import METHODS, Live, Make, RuntimeSource, source, style
+from .live import Live, RuntimeSource, source, style
 
 WINDOWS = (30.0, 60.0, 300.0, 900.0, 3600.0)
 """What the view offers, in seconds."""
@@ -39,10 +34,6 @@ NOTED = 1.0
 """Seconds between two looks at what waits; what fails is seen at once."""
 DRAWN = 0.5
 """Seconds between two pictures of the charts, at least: they cost the browser more than the table."""
-STEP = 2.0
-"""Seconds that a step may take: a button is no place to wait."""
-LONGEST = 8000
-"""Characters of a traceback, at most; the end of it tells most."""
 
 _WORKING = (KernelState.ACTIVE, KernelState.TERMINATING)  # what the others wait for, the table says by their state
 
@@ -182,11 +173,11 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
         noted = self._notes()
         if self._layout_name == "compact":
             notes = [_in_a_line(note) for note in noted if note["kind"] == "failed"]
-            html = compact_html(statistics, notes, _known(self._rates.rate.sum()), self._rates.total(), self.window)
+            html = compact_html(statistics, notes, known(self._rates.rate.sum()), self._rates.total(), self.window)
             return {"text/html": html}
         names = [name for name in self._charted if name in frame.ids] or self._rates.busiest(schema.SERIES)
         depths, rates = self._rates.series(names)
-        tags = {kernel_id: _tag(kernels[kernel_id].definition) for kernel_id in frame.ids}
+        tags = {kernel_id: tag(kernels[kernel_id].definition) for kernel_id in frame.ids}
         notes = [_in_a_line(note) for note in noted]
         picture = dashboard_html if self._embed is None else kernel_html
         return {"text/html": picture(statistics, tags, notes, names, depths, rates, self.window)}
@@ -196,13 +187,16 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
         verb = schema.chosen("verb", verb, [*METHODS, "step", "traceback"])
         if verb == "step":
-            return partial(_step, self._runtime, kernel)
+            return partial(step, self._runtime, kernel)
         if verb != "traceback":
             return partial(METHODS[verb], self._runtime, kernel)
         try:
-            return _traceback(self._runtime[kernel])
+            shown = self._runtime[kernel]
         except KernelNotFoundError as error:
             raise schema.RefusedError(str(error)) from None
+        if shown.exception is None:
+            return f"{kernel!r} is {shown.state}, and has no error"
+        return traceback(shown.exception)
 
     def _set(self, name: str, value: Any) -> None:
         match name:
@@ -244,7 +238,7 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
             points=POINTS,
             counts=np.bincount(frame.rows["state"], minlength=len(STATES)).tolist(),
             queued=int(frame.rows["queue_depth"].sum()),
-            rate=_known(rates.rate.sum()),
+            rate=known(rates.rate.sum()),
             lag=frame.loop_lag,
             notebook_lag=frame.notebook_lag,
             cpu=self._meters.cpu,
@@ -288,7 +282,7 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
             return False
         self._known_of = frame.ids
         ids = self._shown.ids
-        tags = [_tag(kernels[kernel_id].definition) for kernel_id in ids]
+        tags = [tag(kernels[kernel_id].definition) for kernel_id in ids]
         if (ids, tags) == (self._known, self._tags):
             return False
         self._known, self._tags = ids, tags
@@ -311,9 +305,9 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
                         {
                             "kernel": kernel_id,
                             "kind": "failed",
-                            "text": f"failed: {_shortened(error_text(error))}",
-                            "origin": _place(kernel, error),
-                            "fate": _fate(kernel),
+                            "text": f"failed: {shortened(error_text(error))}",
+                            "origin": place(kernel, error),
+                            "fate": fate(kernel),
                         }
                     )
             elif kernel.state in _WORKING and len(waits) < NOTES and (what := kernel.waiting_for):
@@ -373,61 +367,5 @@ def _embedded(runtime: RingKernelRuntime, embed: Any, layout: str) -> str:
     return runtime[embed].id
 
 
-async def _step(runtime: RingKernelRuntime, kernel_id: str) -> str:
-    """Let a paused kernel handle one message."""
-    kernel = runtime[kernel_id]
-    if kernel.state is KernelState.DEACTIVATED and not kernel.queue_depth:
-        return f"{kernel_id}: nothing is queued"
-    handled = await runtime.step(kernel_id, 1, STEP)
-    return f"{kernel_id} handled {brief(handled[0])}" if handled else ""
-
-
-def _tag(definition: RingKernelDefinition) -> str:
-    """What runs it, and how many."""
-    if not isinstance(definition, StepDefinition):
-        return "async"
-    return definition.backend_name + (f" ×{definition.instances:,}" if definition.instances > 1 else "")
-
-
-def _place(kernel: RingKernel, error: BaseException) -> str:
-    """Where its body was defined, with the line that raised if it is one of the body's file."""
-    code = getattr(inspect.unwrap(kernel.definition.body), "__code__", None)
-    line, trace = None, error.__traceback__
-    while trace is not None and code is not None:
-        if trace.tb_frame.f_code.co_filename == code.co_filename:
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return kernel.definition.origin + (f", line {line}" if line is not None else "")
-
-
-def _fate(kernel: RingKernel) -> str:
-    """Why it was not started again, if it could have been."""
-    return f"{kernel._gave_up.removeprefix('after ')}, limit reached" if kernel._gave_up else ""
-
-
-def _traceback(kernel: RingKernel) -> str:
-    error = kernel.exception
-    if error is None:
-        return f"{kernel.id!r} is {kernel.state}, and has no error"
-    trace = without_our_end(error.__traceback__) if error.__traceback__ is not None else None
-    text = re.sub(r'File "([^"\n]+)"', _cell, "".join(format_exception(type(error), error, trace)).rstrip())
-    return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
-
-
-def _cell(found: re.Match[str]) -> str:
-    """The cell of that file name, as IPython calls it; another file as it is."""
-    shell = notebook_shell()
-    name = shell.compile.format_code_name(found[1]) if shell is not None else None
-    return " ".join(name) if name else found[0]
-
-
 def _in_a_line(note: Mapping[str, Any]) -> str:
     return " — ".join(filter(None, (f"{note['kernel']} {note['text']}", note["origin"], note["fate"])))
-
-
-def _known(value: float) -> float | None:
-    return float(value) if value == value else None  # NaN has no JSON
-
-
-def _shortened(text: str, limit: int = 300) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 
 from ...runtime import KernelState, RingKernel
 from ...runtime.dead_letters import error_text
-from ...runtime.lifecycle import allowed
 from ...telemetry import Frame
 from ...telemetry.html import STATE_WORDS, duration
 from .. import schema
-from .live import METHODS, LiveWidget, Make, RuntimeSource, source, style
+from ..acts import METHODS, Make, verbs
+from .live import LiveWidget, RuntimeSource, source, style
 
 SHOWN = 12
 """How many states of the way that it has come are shown, the latest."""
 
 _S = KernelState
-_VERBS = {"activate": "activate", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}
 _TONES = {_S.ACTIVE: "#1a7f37", _S.DEACTIVATED: "#9a6700", _S.TERMINATING: "#9a6700", _S.FAILED: "#cf222e"}
 
 
@@ -151,16 +150,6 @@ class Lifecycle(LiveWidget):
             f"{history[-1][0]}' src='data:image/svg+xml;base64,{image}'><div>{escape(way_taken(history))}</div>"
             f"{notes}</div>",
         }
-
-
-def verbs(state: KernelState) -> list[str]:
-    """What the buttons offer in a state."""
-    if state.over:
-        return ["restart"]
-    offered = [_VERBS[verb] for verb in allowed(state) if verb in _VERBS]
-    if state in (KernelState.ACTIVE, KernelState.DEACTIVATED):
-        offered.insert(-1, "restart")
-    return offered
 
 
 def way_taken(history: Sequence[tuple[KernelState, float]]) -> str:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
 from html import escape
@@ -26,6 +26,7 @@ from ...runtime.dead_letters import error_text
 from ...telemetry import COUNTERS, Frame
 from ...telemetry.sampler import Sampler
 from .. import comm, schema
+from ..acts import Make
 from ..display import Outputs
 
 log = logging.getLogger("pydotcompute")
@@ -35,26 +36,7 @@ STATIC = Path(__file__).parent / "static"
 UNSEEN_HZ = 1.0
 """Rate while views are open but out of sight: nothing is sent, series over time go on."""
 SETTLE_HZ = 20.0
-SAID = 5.0
-"""Seconds that frames tell what became of a command: one of them may get lost."""
-LATE = 3.0
-"""Seconds that the browser may be behind with drawing until frames go out slowly."""
-SILENT = 30.0
-"""Seconds after which a silent view counts as out of sight."""
-GONE = 600.0
-"""Seconds after which a silent view counts as closed."""
 MAX_HZ = 20.0
-METHODS = {
-    "activate": RingKernelRuntime.activate,
-    "pause": RingKernelRuntime.deactivate,
-    "resume": RingKernelRuntime.reactivate,
-    "restart": RingKernelRuntime.restart,
-    "stop": RingKernelRuntime.terminate,
-}
-"""What buttons are called, and what they do to a kernel."""
-
-Make = Callable[[], Coroutine[Any, Any, Any]]
-"""Makes what a button asks for, on the loop that it shall run on."""
 
 
 @lru_cache
@@ -306,7 +288,7 @@ class Live:
 
     def view_opened(self, view: comm.View) -> None:
         if self._ended.is_set():
-            raise schema.RefusedError(comm.GONE)
+            raise schema.RefusedError(comm.CLOSED)
         with self._writing:
             self._views.append(view)  # what it shall see, it asks for when it is seen
 
@@ -318,7 +300,7 @@ class Live:
 
     def view_told(self, view: comm.View, message: schema.Message) -> None:
         if self._ended.is_set():
-            raise schema.RefusedError(comm.GONE)
+            raise schema.RefusedError(comm.CLOSED)
         match message:
             case schema.Received(number):
                 view.received = max(view.received, number)
@@ -383,7 +365,7 @@ class Live:
         """Listen to the sampler as fast as somebody looks, and not at all when nobody does."""
         if self._status == "live":
             now = time.monotonic()
-            self._views = [view for view in self._views if now - view.heard < GONE]
+            self._views = [view for view in self._views if now - view.heard < comm.GONE]
             hz = self._hz if self._record or self._seen(now) else UNSEEN_HZ if self._views else 0.0
             hz = min(hz, self._hz)
         else:  # once more for the last picture, and for each view that comes later
@@ -398,7 +380,7 @@ class Live:
     def _seen(self, now: float) -> list[comm.View]:
         """The views that somebody can see, also those whose messages wait for the end of a cell."""
         held_up = self._frame is not None and (self._frame.notebook_lag or 0) > 1
-        return [view for view in self._views if view.visible and (held_up or now - view.heard < SILENT)]
+        return [view for view in self._views if view.visible and (held_up or now - view.heard < comm.SILENT)]
 
     def _take(self, frame: Frame) -> None:
         """On the sampler's thread: the next frame."""
@@ -422,7 +404,7 @@ class Live:
         seen = self._seen(now)
         if seen or self._status != "live":
             # Nobody draws what is sent: slower, so that it does not pile up on the way.
-            late = seen and self._number - max(view.received for view in seen) > LATE * self._hz
+            late = seen and self._number - max(view.received for view in seen) > comm.LATE * self._hz
             if not late or now - self._sent_at >= 1:
                 self._sent_at = now
                 self._send_frame()
@@ -434,7 +416,7 @@ class Live:
         self._number += 1
         fields, buffers = self._content(self._snapshot)
         self._snapshot = False
-        latest = time.monotonic() - SAID
+        latest = time.monotonic() - comm.SAID
         results = [result for said_at, result in list(self._results) if said_at > latest]
         head = schema.frame_head(number=self._number, status=self._status, results=results)
         assert not fields.keys() & head.keys()

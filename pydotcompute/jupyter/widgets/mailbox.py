@@ -21,8 +21,9 @@ from ...runtime.dead_letters import error_text
 from ...telemetry import Frame
 from ...telemetry.html import STATE_WORDS, duration, table_html
 from .. import schema
+from ..acts import METHODS, Make
 from ..display import brief, whole
-from .live import METHODS, LiveWidget, Make, RuntimeSource, source, style
+from .live import LiveWidget, RuntimeSource, source, style
 
 STEP = 5.0
 """Seconds that a step may take."""

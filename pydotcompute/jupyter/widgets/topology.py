@@ -17,8 +17,9 @@ from ...runtime import RingKernelRuntime
 from ...telemetry import STATES, Frame
 from ...telemetry.html import STATE_WORDS, table_html
 from .. import schema
+from ..acts import Make
 from ..layers import Layers, Place
-from .live import LiveWidget, Make, RuntimeSource, source, style
+from .live import LiveWidget, RuntimeSource, source, style
 
 ALIKE = 12
 """Kernels whose ids differ in a number at the end are shown one by one up to so many; more become one node."""
