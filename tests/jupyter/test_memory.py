@@ -63,6 +63,13 @@ def only(frame):
     return row
 
 
+def test_no_two_buffers_have_one_name(page, no_gpu, shown):
+    pool = MemoryPool()
+    kept = pool.empty(10, np.int32), UnifiedBuffer(10, np.int32)
+    shown([pool, kept[1]])
+    assert [row["name"] for row in page.frame()["rows"]] == ["buffer 1", "pool 0: buffer 1"]
+
+
 def test_it_shows_which_side_is_the_newest_and_what_is_copied(page, gpu, shown):
     buf = UnifiedBuffer((10, 10), np.int32)
     shown(buf)

@@ -126,6 +126,7 @@ class Sight(OwnSource):
         self._numbers = count()
         self._seen: weakref.WeakKeyDictionary[Any, Seen] = weakref.WeakKeyDictionary()
         self.pools = [(name, weakref.ref(pool)) for name, pool in parts.items() if isinstance(pool, MemoryPool)]
+        self._alone = len(parts) == 1
         self.named: list[Seen] = []
         for name, buffer in parts.items():
             if isinstance(buffer, UnifiedBuffer):
@@ -138,7 +139,7 @@ class Sight(OwnSource):
         found = self._seen.get(key)
         if found is None:
             number = next(self._numbers)
-            whose = f"{name}: " if len(self.pools) > 1 else ""
+            whose = "" if self._alone else f"{name}: "
             found = self._seen[key] = Seen(number, f"{whose}buffer {number}", buffer)
         return found
 
