@@ -92,6 +92,14 @@ def test_what_is_not_allowed_is_told(page, life):
     assert "verb cannot be 'explode'" in refused
 
 
+def test_a_command_for_another_kernel_is_refused(page, runtime, life):
+    runtime.sync.launch("worker", kernel_id="another")
+    view = page.view(life)
+    refused = view.send("command", verb="activate", kernel="another", request="r", arguments={})["refused"]
+    assert refused == "kernel cannot be 'another'; possible: worker"
+    assert {kernel.state for kernel in runtime.kernels.values()} == {KernelState.LAUNCHED}
+
+
 def test_the_way_it_came_and_what_it_failed_with(page, runtime, life):
     page.view(life)
     first = page.frame()

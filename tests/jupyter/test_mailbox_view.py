@@ -123,6 +123,15 @@ def test_steps_moves_and_discards(page, queued, box):
     page.frame(lambda content: content["depth"] == 0 and content["detail"] is None)
 
 
+def test_a_command_for_another_kernel_is_refused(page, queued, box):
+    queued.sync.launch("parse", kernel_id="another")
+    view = page.view(box)
+    for verb, arguments in (("resume", {}), ("step", {"n": 1}), ("inject", {"message": "{}", "at": 0})):
+        told = view.send("command", verb=verb, kernel="another", request="r", arguments=arguments)
+        assert told["refused"] == "kernel cannot be 'another'; possible: parse"
+    assert queued["parse"].queue_depth == 4
+
+
 def test_a_button_that_was_pressed_on_another_message_does_nothing(page, queued, box):
     view = page.view(box)
     long = "a name of which the first eighty characters are the same, and more than that: " + "x" * 80

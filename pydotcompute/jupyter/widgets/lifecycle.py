@@ -133,6 +133,7 @@ class Lifecycle(LiveWidget):
         return content, []
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
+        schema.chosen("kernel", kernel, [self._kernel.id])
         verb = schema.chosen("verb", verb, [*METHODS])
         return partial(METHODS[verb], self._kernel.runtime, self._kernel.id)
 

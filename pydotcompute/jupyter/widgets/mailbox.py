@@ -191,6 +191,7 @@ class MailboxView(LiveWidget):
             self._selected = value
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
+        schema.chosen("kernel", kernel, [self._kernel.id])
         verb = schema.chosen("verb", verb, [*METHODS, "step", "inject", "discard", "move", "break"])
         runtime, kernel_id = self._kernel.runtime, self._kernel.id
         if verb in METHODS:
