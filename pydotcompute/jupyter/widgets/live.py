@@ -483,7 +483,7 @@ class LiveWidget(Live, anywidget.AnyWidget):
     key = traitlets.Unicode().tag(sync=True)
     """What a view says hello with."""
 
-    def __init__(self, source: Source, *, hz: float, record: bool = False, **traits: Any) -> None:
-        self._prepare(source, hz, record)
+    def __init__(self, source: Source, *, hz: float, **traits: Any) -> None:
+        self._prepare(source, hz)
         super().__init__(key=uuid4().hex, **traits)
         self._begin(self)
