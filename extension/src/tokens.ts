@@ -3,7 +3,7 @@ import { Token } from '@lumino/coreutils';
 import type { IDisposable } from '@lumino/disposable';
 import type { ISignal } from '@lumino/signaling';
 
-import type { IFrame, ILook, Sort, Verb, View } from './protocol';
+import type { IFrame, IKernelRef, ILook, Sort, Verb, View } from './protocol';
 
 /** What a connection to a kernel has come to. */
 export type Phase =
@@ -67,7 +67,7 @@ export interface IModel extends IDisposable {
     sort: Sort;
     descending: boolean;
     /** The kernel that is selected in the list of `current`. */
-    selected: { runtime: number; kernel: string } | null;
+    selected: IKernelRef | null;
     /** Anything of the above, or the session of `current`. */
     readonly changed: ISignal<IModel, void>;
     /** Which sources there are. */
