@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ipywidgets.widgets.widget import _instances
 
 from pydotcompute import RingKernelRuntime, ring_kernel
 from pydotcompute.exceptions import KernelNotFoundError
@@ -490,6 +491,19 @@ def test_a_message_that_makes_its_handler_raise_is_answered_and_logged_once(page
     (record,) = [record for record in caplog.records if record.name == "pydotcompute"]
     assert record.exc_info[0] is ZeroDivisionError
     assert view.send("snapshot")["refused"] is None
+
+
+@pytest.mark.parametrize("options", [{}, {"layout": "compact"}, {"embed": "a"}])
+@pytest.mark.parametrize("kernels", [0, 1])
+def test_a_closed_one_leaves_no_widget_open(page, runtime, start, options, kernels):
+    if kernels or "embed" in options:
+        start("a")
+    before = set(_instances)
+    board = dashboard(runtime, **options)
+    board._repr_mimebundle_()
+    assert len(set(_instances) - before) > 3
+    board.close()
+    assert set(_instances) == before
 
 
 def test_a_hello_to_a_dashboard_that_is_gone_is_refused(page, board, caplog):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..display import round_up
 from ..schema import SERIES
+from .live import parts_of
 
 _COLOURS = [f"var(--pdc-series-{i + 1})" for i in range(SERIES)]  # defined in dashboard.css
 
@@ -61,10 +62,8 @@ class Charts:
 
     def close(self) -> None:
         """Take them off the page."""
-        for widget in (self.widget, self._legend):
+        for widget in (*parts_of(self.widget), self.widget):
             widget.close()
-        for chart in self._charts:
-            chart.close()
 
 
 class _Chart:
@@ -117,7 +116,3 @@ class _Chart:
             if colours:
                 self._lines.colors = colours
             self._lines.y = series
-
-    def close(self) -> None:
-        for widget in (self.widget, self._title, self._figure, self._lines, *self._axes, self._x, self._y):
-            widget.close()

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from uuid import uuid4
 
 import anywidget
+import ipywidgets
 import numpy as np
 import traitlets
 
@@ -49,6 +50,22 @@ def source(name: str) -> str:
 def style(name: str) -> str:
     """The style sheet of a widget: what all have in common, and `static/<name>.css`."""
     return "\n".join((STATIC / f"{part}.css").read_text("utf-8") for part in ("common", name))
+
+
+def parts_of(widget: Any) -> list[Any]:
+    """All open widgets that its traits lead to: children, layouts, styles, scales. They do not close with it."""
+    found = [widget]
+    for one in found:
+        for name in one.keys:
+            parts = getattr(one, name)
+            if isinstance(parts, dict):
+                parts = parts.values()
+            elif not isinstance(parts, tuple | list):
+                parts = [parts]
+            for part in parts:
+                if isinstance(part, ipywidgets.Widget) and part.comm is not None and part not in found:
+                    found.append(part)
+    return found[1:]
 
 
 def checked_hz(hz: Any) -> float:
@@ -242,11 +259,10 @@ class Live:
             self._views.clear()
             self._adapt()
             self._outputs.refresh(self._dress({"text/plain": repr(self), **self._picture_of_now()}))
-        layout = self.layout  # type: ignore[attr-defined]
+        parts = parts_of(self)
         super().close()  # type: ignore[misc]
-        layout.close()
-        if self._surface is not self:
-            self._surface.close()
+        for part in parts:
+            part.close()
 
     def __del__(self) -> None:
         """Widgets live until they are closed, or the process ends: then it is too late for a last picture."""
