@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class Cell:
     """The execution count that the notebook shows: ``In [number]``."""
     id: str | None
     """The id of the cell itself, the same each time that it is run; None when the front end does not tell."""
+    digest: int | None = None
+    """CRC-32 of the UTF-8 of the source that was run: who has the cell in hand can tell whether it has changed since."""
 
     def __str__(self) -> str:
         return f"cell In [{self.number}]"
@@ -33,12 +36,16 @@ def current_cell() -> Cell | None:
     if shell is None:
         return None
     try:
-        metadata = shell.get_parent().get("metadata", {})
+        request = shell.get_parent()
     except (AttributeError, LookupError):  # a kernel without the protocol's parent header
-        metadata = {}
-    cell_id = metadata.get("cellId")
+        request = {}
+    cell_id, source = request.get("metadata", {}).get("cellId"), request.get("content", {}).get("code")
     # IPython counts a cell before or after it runs it, depending on the version: the number of its output fits in all.
-    return Cell(shell.displayhook.prompt_count, cell_id if isinstance(cell_id, str) else None)
+    return Cell(
+        shell.displayhook.prompt_count,
+        cell_id if isinstance(cell_id, str) else None,
+        zlib.crc32(source.encode("utf-8", "replace")) if isinstance(source, str) else None,
+    )
 
 
 def origin(module: str) -> str:

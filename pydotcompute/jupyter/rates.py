@@ -21,13 +21,13 @@ class Rates:
     """Reads frames as they come. Everything is in the order of `ids`, those of the latest frame.
 
     Args:
-        window: seconds that the series reach back; can be set.
+        window: seconds that the series reach back; can be set. None: there are no series.
         span: seconds over which rates and percentiles are taken.
         others: more windows, whose series are kept too, so that they are there when one of them is set. Of those that
             are set later only the present one is kept.
     """
 
-    def __init__(self, window: float, span: float = 2.0, others: Iterable[float] = ()) -> None:
+    def __init__(self, window: float | None, span: float = 2.0, others: Iterable[float] = ()) -> None:
         self.ids: tuple[str, ...] = ()
         self.rows: NDArray[np.void] = np.zeros(0, COUNTERS)
         self.rate: NDArray[np.float64] = np.zeros(0)
@@ -38,9 +38,9 @@ class Rates:
         self._now = 0
         self._percentiles: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
         self._percentiles_of = 0
-        self._all = {each: _Series(each) for each in (*others, window)}
+        self._all = {each: _Series(each) for each in (*others, window) if each is not None}
         self._kept = frozenset(self._all)
-        self._series = self._all[window]
+        self._series = self._all[window] if window is not None else _Series(np.inf)
 
     @property
     def window(self) -> float:
@@ -49,7 +49,7 @@ class Rates:
     @window.setter
     def window(self, window: float) -> None:
         if window != self.window and self.window not in self._kept:
-            del self._all[self.window]
+            self._all.pop(self.window, None)
         if window not in self._all:
             self._all[window] = _Series(window)
             self._all[window].align(np.full(len(self.ids), -1))
@@ -91,12 +91,12 @@ class Rates:
             before = base.rows
             if base.launches is not frame.launches:
                 places = _places(base.ids, frame.ids)
-                before = _aligned(before, places, np.zeros((), COUNTERS))
+                before = _aligned(before, places, np.zeros((), rows.dtype))
                 # A kernel that was launched again under its id counts from zero.
                 again = frame.launches != _aligned(base.launches, places, np.array(-1))
                 if again.any():
                     before = before.copy()
-                    before[again] = np.zeros((), COUNTERS)
+                    before[again] = np.zeros((), rows.dtype)
             self._before = before
             self.rate = (rows["processed"] - before["processed"]) / ((frame.time_ns - base.time_ns) * 1e-9)
         if (places := _places(self.ids, frame.ids)) is not None:

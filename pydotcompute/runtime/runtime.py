@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import count
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
@@ -75,6 +76,8 @@ PARTS = 200
 Unclaimed = Callable[[str, Any], None]
 """What becomes of the reply of a kernel whose taker, on another loop, was cancelled as it came."""
 
+_serials = count(1)
+
 here: Callable[[], Any] = get_ident if sys.version_info < (3, 12) else asyncio.get_running_loop
 """What tells, inside a coroutine, whether it is at home: the cheaper of the two."""
 
@@ -117,6 +120,7 @@ class RingKernelRuntime:
         self._links: set[Link] = set()
         self._routers: dict[str, Router] = {}
         self._topics: Topics | None = None
+        self._serial = next(_serials)  # which runtime of the process it is, from 1
         self._starting = Lock()
         self._closed = False
         self._closing: asyncio.Future[None] | None = None

@@ -207,6 +207,14 @@ def test_a_window_that_was_not_kept_begins_now(rates):
     assert np.isnan(depths[:-1]).all()
 
 
+def test_without_a_window_there_are_rates_and_no_series():
+    rates = Rates(None)
+    rates.add(frame(100, a={"processed": 10}))
+    rates.add(frame(102, b={"processed": 7}, a={"processed": 20}))
+    assert rates.rate == pytest.approx([3.5, 5])
+    assert np.isnan(rates.total()).all()
+
+
 def test_of_windows_that_were_set_only_the_present_one_is_kept():
     rates = Rates(WINDOW, others=(30.0,))
     for window in np.arange(100.0, 200.0):
