@@ -25,349 +25,343 @@ export type Context = Pick<ISessionContext, 'session' | 'kernelChanged' | 'isDis
 
 /** Both comms of one view in the kernel. */
 interface ILine {
-    control: Kernel.IComm;
-    frames: Kernel.IComm;
+  control: Kernel.IComm;
+  frames: Kernel.IComm;
 }
 
 export class Session implements ISession {
-    constructor(private _context: Context) {
-        _context.kernelChanged.connect(this._attach, this);
-        _context.disposed.connect(this.dispose, this);
-        document.addEventListener('visibilitychange', this._onVisibility);
-        this._timer = setInterval(() => this._tick(), TICK);
-        this._attach();
-    }
+  constructor(private _context: Context) {
+    _context.kernelChanged.connect(this._attach, this);
+    _context.disposed.connect(this.dispose, this);
+    document.addEventListener('visibilitychange', this._onVisibility);
+    this._timer = setInterval(() => this._tick(), TICK);
+    this._attach();
+  }
 
-    get phase(): Phase {
-        return this._phase;
-    }
+  get phase(): Phase {
+    return this._phase;
+  }
 
-    get problem(): string {
-        return this._problem;
-    }
+  get problem(): string {
+    return this._problem;
+  }
 
-    get frame(): wire.IFrame | null {
-        return this._frame;
-    }
+  get frame(): wire.IFrame | null {
+    return this._frame;
+  }
 
-    get changed(): ISignal<this, void> {
-        return this._changed;
-    }
+  get changed(): ISignal<this, void> {
+    return this._changed;
+  }
 
-    get isDisposed(): boolean {
-        return this._isDisposed;
-    }
+  get isDisposed(): boolean {
+    return this._isDisposed;
+  }
 
-    dispose(): void {
-        if (this._isDisposed) {
-            return;
+  dispose(): void {
+    if (this._isDisposed) {
+      return;
+    }
+    this._isDisposed = true;
+    clearInterval(this._timer);
+    document.removeEventListener('visibilitychange', this._onVisibility);
+    this._detach();
+    Signal.clearData(this);
+  }
+
+  wish(part: string, wish: Wish | null): void {
+    this._wishes.delete(part); // the latest stands last
+    if (wish !== null) {
+      this._wishes.set(part, wish);
+    }
+    this._look();
+  }
+
+  async command(verb: wire.Verb, runtime: number, kernel: string): Promise<string> {
+    return (await this._request({ kind: 'command', request: UUID.uuid4(), verb, runtime, kernel })).text;
+  }
+
+  async open(view: wire.View, runtime: number, kernel: string | null): Promise<string> {
+    const result = await this._request({ kind: 'open', request: UUID.uuid4(), view, runtime, kernel });
+    if (result.model === null) {
+      throw new Error('the kernel has made no view');
+    }
+    return result.model;
+  }
+
+  async close(model: string): Promise<void> {
+    await this._request({ kind: 'close', request: UUID.uuid4(), model });
+  }
+
+  // -- the kernel -----------------------------------------------------------------------------------------------------
+
+  private _attach(): void {
+    this._detach();
+    const kernel = (this._kernel = this._context.session?.kernel ?? null);
+    kernel?.statusChanged.connect(this._onStatus, this);
+    kernel?.connectionStatusChanged.connect(this._onStatus, this);
+    this._set(kernel ? 'connecting' : 'none');
+    this._onStatus();
+  }
+
+  private _detach(): void {
+    this._hangUp('the kernel is another one now', true);
+    this._kernel?.statusChanged.disconnect(this._onStatus, this);
+    this._kernel?.connectionStatusChanged.disconnect(this._onStatus, this);
+    this._kernel = null;
+    this._probing = false;
+  }
+
+  private _onStatus(): void {
+    const kernel = this._kernel;
+    if (!kernel || kernel.isDisposed) {
+      return;
+    }
+    if (kernel.connectionStatus !== 'connected') {
+      // What was sent meanwhile is lost, and so may be the kernel's own view of this page: begin again after it.
+      this._hangUp('the connection to the kernel was lost', false);
+      this._set(this._phase === 'connecting' ? 'connecting' : 'disconnected');
+      return;
+    }
+    switch (kernel.status) {
+      case 'restarting':
+      case 'autorestarting':
+        this._hangUp('the kernel was restarted', false);
+        this._set('restarting');
+        break;
+      case 'dead':
+      case 'terminating':
+        this._hangUp('the kernel has ended', false);
+        this._set('none');
+        break;
+      case 'idle':
+        void this._probe();
+        break;
+      default:
+        if (this._phase === 'disconnected') {
+          this._set('connecting');
         }
-        this._isDisposed = true;
-        clearInterval(this._timer);
-        document.removeEventListener('visibilitychange', this._onVisibility);
-        this._detach();
-        Signal.clearData(this);
     }
+  }
 
-    wish(part: string, wish: Wish | null): void {
-        this._wishes.delete(part); // the latest stands last
-        if (wish !== null) {
-            this._wishes.set(part, wish);
-        }
-        this._look();
+  private _tick(): void {
+    this._ticks++;
+    if (this._line) {
+      if (this._looked.visible && this._ticks % HEARTBEAT === 0) {
+        this._send({ kind: 'received', number: this._frame?.number ?? 0 });
+      }
+    } else if (this._kernel?.status === 'busy' && this._ticks % PROBE_AGAIN === 0) {
+      void this._probe();
     }
+  }
 
-    async command(verb: wire.Verb, runtime: number, kernel: string): Promise<string> {
-        return (await this._request({ kind: 'command', request: UUID.uuid4(), verb, runtime, kernel })).text;
+  /**
+   * Ask whether `pydotcompute` is there, on the control channel, which answers while a cell runs.
+   *
+   * Opening a comm that nobody there knows would put an error into the notebook.
+   */
+  private async _probe(): Promise<void> {
+    const kernel = this._kernel;
+    if (!kernel || this._line || this._probing || kernel.connectionStatus !== 'connected' || !wanted(this._merged())) {
+      return;
     }
-
-    async open(view: wire.View, runtime: number, kernel: string | null): Promise<string> {
-        const result = await this._request({ kind: 'open', request: UUID.uuid4(), view, runtime, kernel });
-        if (result.model === null) {
-            throw new Error('the kernel has made no view');
-        }
-        return result.model;
-    }
-
-    async close(model: string): Promise<void> {
-        await this._request({ kind: 'close', request: UUID.uuid4(), model });
-    }
-
-    // -- the kernel -----------------------------------------------------------------------------------------------------
-
-    private _attach(): void {
-        this._detach();
-        const kernel = (this._kernel = this._context.session?.kernel ?? null);
-        kernel?.statusChanged.connect(this._onStatus, this);
-        kernel?.connectionStatusChanged.connect(this._onStatus, this);
-        this._set(kernel ? 'connecting' : 'none');
-        this._onStatus();
-    }
-
-    private _detach(): void {
-        this._hangUp('the kernel is another one now', true);
-        this._kernel?.statusChanged.disconnect(this._onStatus, this);
-        this._kernel?.connectionStatusChanged.disconnect(this._onStatus, this);
-        this._kernel = null;
+    this._probing = true;
+    try {
+      const question = KernelMessage.createMessage<KernelMessage.ICommInfoRequestMsg>({
+        msgType: 'comm_info_request',
+        channel: 'shell',
+        username: kernel.username,
+        session: kernel.clientId,
+        content: { target_name: wire.CONTROL }
+      });
+      const future = kernel.sendControlMessage({ ...question, channel: 'control' } as any, true);
+      const reply = ((await future.done) as any).content as KernelMessage.ICommInfoReplyMsg['content'];
+      if (kernel !== this._kernel || this._isDisposed) {
+        return;
+      }
+      if (reply.status === 'ok' && Object.keys(reply.comms).length > 0) {
+        await this._dial(kernel);
+      } else {
+        this._set('absent');
+      }
+    } catch {
+      // The kernel ended or was restarted before it answered: its status says what comes next.
+    } finally {
+      if (kernel === this._kernel) {
         this._probing = false;
+      }
     }
+  }
 
-    private _onStatus(): void {
-        const kernel = this._kernel;
-        if (!kernel || kernel.isDisposed) {
-            return;
-        }
-        if (kernel.connectionStatus !== 'connected') {
-            // What was sent meanwhile is lost, and so may be the kernel's own view of this page: begin again after it.
-            this._hangUp('the connection to the kernel was lost', false);
-            this._set(this._phase === 'connecting' ? 'connecting' : 'disconnected');
-            return;
-        }
-        switch (kernel.status) {
-            case 'restarting':
-            case 'autorestarting':
-                this._hangUp('the kernel was restarted', false);
-                this._set('restarting');
-                break;
-            case 'dead':
-            case 'terminating':
-                this._hangUp('the kernel has ended', false);
-                this._set('none');
-                break;
-            case 'idle':
-                void this._probe();
-                break;
-            default:
-                if (this._phase === 'disconnected') {
-                    this._set('connecting');
-                }
-        }
+  // -- the line -------------------------------------------------------------------------------------------------------
+
+  private async _dial(kernel: Kernel.IKernelConnection): Promise<void> {
+    let line: ILine;
+    try {
+      line = { control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
+    } catch (error) {
+      return this._set('refused', `this notebook has no way to its kernel: ${(error as Error).message}`);
     }
-
-    private _tick(): void {
-        this._ticks++;
-        if (this._line) {
-            if (this._looked.visible && this._ticks % HEARTBEAT === 0) {
-                this._send({ kind: 'received', number: this._frame?.number ?? 0 });
-            }
-        } else if (this._kernel?.status === 'busy' && this._ticks % PROBE_AGAIN === 0) {
-            void this._probe();
-        }
+    this._line = line;
+    // A message that is sent before the comm's subshell is there would wait for the cell that runs.
+    const subshells = [line.control, line.frames].map(comm =>
+      kernel.supportsSubshells ? (comm as { subshellStarted?: Promise<void> }).subshellStarted : undefined
+    );
+    await Promise.race([Promise.allSettled(subshells), new Promise(resolve => setTimeout(resolve, SUBSHELL))]);
+    if (this._line !== line) {
+      return;
     }
-
-    /**
-     * Ask whether `pydotcompute` is there, on the control channel, which answers while a cell runs.
-     *
-     * Opening a comm that nobody there knows would put an error into the notebook.
-     */
-    private async _probe(): Promise<void> {
-        const kernel = this._kernel;
-        if (
-            !kernel ||
-            this._line ||
-            this._probing ||
-            kernel.connectionStatus !== 'connected' ||
-            !wanted(this._merged())
-        ) {
-            return;
-        }
-        this._probing = true;
-        try {
-            const question = KernelMessage.createMessage<KernelMessage.ICommInfoRequestMsg>({
-                msgType: 'comm_info_request',
-                channel: 'shell',
-                username: kernel.username,
-                session: kernel.clientId,
-                content: { target_name: wire.CONTROL }
-            });
-            const future = kernel.sendControlMessage({ ...question, channel: 'control' } as any, true);
-            const reply = ((await future.done) as any).content as KernelMessage.ICommInfoReplyMsg['content'];
-            if (kernel !== this._kernel || this._isDisposed) {
-                return;
-            }
-            if (reply.status === 'ok' && Object.keys(reply.comms).length > 0) {
-                await this._dial(kernel);
-            } else {
-                this._set('absent');
-            }
-        } catch {
-            // The kernel ended or was restarted before it answered: its status says what comes next.
-        } finally {
-            if (kernel === this._kernel) {
-                this._probing = false;
-            }
-        }
+    const hello: wire.ToKernel = { kind: 'hello', panel: UUID.uuid4() };
+    for (const comm of [line.control, line.frames]) {
+      comm.onMsg = message => this._heard(line, comm, message.content.data);
+      comm.onClose = () => this._closed(line);
     }
+    line.frames.open(wire.written(hello));
+    line.control.open(wire.written(hello));
+    this._acknowledged.push(refused => refused !== null && this._set('refused', refused));
+    this._looked = NOTHING;
+    this._look();
+  }
 
-    // -- the line -------------------------------------------------------------------------------------------------------
-
-    private async _dial(kernel: Kernel.IKernelConnection): Promise<void> {
-        let line: ILine;
-        try {
-            line = { control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
-        } catch (error) {
-            return this._set('refused', `this notebook has no way to its kernel: ${(error as Error).message}`);
-        }
-        this._line = line;
-        // A message that is sent before the comm's subshell is there would wait for the cell that runs.
-        const subshells = [line.control, line.frames].map(comm =>
-            kernel.supportsSubshells ? (comm as { subshellStarted?: Promise<void> }).subshellStarted : undefined
-        );
-        await Promise.race([Promise.allSettled(subshells), new Promise(resolve => setTimeout(resolve, SUBSHELL))]);
-        if (this._line !== line) {
-            return;
-        }
-        const hello: wire.ToKernel = { kind: 'hello', panel: UUID.uuid4() };
-        for (const comm of [line.control, line.frames]) {
-            comm.onMsg = message => this._heard(line, comm, message.content.data);
-            comm.onClose = () => this._closed(line);
-        }
-        line.frames.open(wire.written(hello));
-        line.control.open(wire.written(hello));
-        this._acknowledged.push(refused => refused !== null && this._set('refused', refused));
-        this._looked = NOTHING;
-        this._look();
+  private _heard(line: ILine, comm: Kernel.IComm, data: unknown): void {
+    if (line !== this._line) {
+      return;
     }
-
-    private _heard(line: ILine, comm: Kernel.IComm, data: unknown): void {
-        if (line !== this._line) {
-            return;
-        }
-        const message = wire.read(data);
-        if (message.kind === 'acknowledgement' && comm === line.control) {
-            this._acknowledged.shift()?.(message.refused);
-        } else if (message.kind === 'frame') {
-            this._frame = message;
-            for (const result of message.results) {
-                this._settle(result);
-            }
-            this._set('live');
-            this._changed.emit();
-        } else {
-            const text = 'text' in message ? message.text : 'the kernel acknowledges what it was not told';
-            this._set('refused', message.kind === 'trouble' ? text : `The kernel sends what makes no sense: ${text}`);
-        }
+    const message = wire.read(data);
+    if (message.kind === 'acknowledgement' && comm === line.control) {
+      this._acknowledged.shift()?.(message.refused);
+    } else if (message.kind === 'frame') {
+      this._frame = message;
+      for (const result of message.results) {
+        this._settle(result);
+      }
+      this._set('live');
+      this._changed.emit();
+    } else {
+      const text = 'text' in message ? message.text : 'the kernel acknowledges what it was not told';
+      this._set('refused', message.kind === 'trouble' ? text : `The kernel sends what makes no sense: ${text}`);
     }
+  }
 
-    /** The kernel closed a comm. */
-    private _closed(line: ILine): void {
-        if (line === this._line) {
-            this._hangUp('the kernel has closed the connection', true);
-            this._set('absent');
-        }
+  /** The kernel closed a comm. */
+  private _closed(line: ILine): void {
+    if (line === this._line) {
+      this._hangUp('the kernel has closed the connection', true);
+      this._set('absent');
     }
+  }
 
-    private _hangUp(why: string, tell: boolean): void {
-        const line = this._line;
-        this._line = null;
-        this._frame = null;
-        this._looked = NOTHING;
-        this._acknowledged = [];
-        const requests = [...this._requests.values()];
-        this._requests.clear();
-        for (const request of requests) {
-            request.reject(new Error(why));
-        }
-        for (const comm of line ? [line.control, line.frames] : []) {
-            comm.onClose = () => undefined;
-            comm.onMsg = () => undefined;
-            if (tell && !comm.isDisposed && this._kernel && !this._kernel.isDisposed) {
-                comm.close();
-            } else {
-                comm.dispose();
-            }
-        }
+  private _hangUp(why: string, tell: boolean): void {
+    const line = this._line;
+    this._line = null;
+    this._frame = null;
+    this._looked = NOTHING;
+    this._acknowledged = [];
+    const requests = [...this._requests.values()];
+    this._requests.clear();
+    for (const request of requests) {
+      request.reject(new Error(why));
     }
-
-    private _send(message: wire.ToKernel, acknowledged: (refused: string | null) => void = () => undefined): void {
-        if (this._line) {
-            this._acknowledged.push(acknowledged);
-            this._line.control.send(wire.written(message));
-        }
+    for (const comm of line ? [line.control, line.frames] : []) {
+      comm.onClose = () => undefined;
+      comm.onMsg = () => undefined;
+      if (tell && !comm.isDisposed && this._kernel && !this._kernel.isDisposed) {
+        comm.close();
+      } else {
+        comm.dispose();
+      }
     }
+  }
 
-    private _request(message: wire.ToKernel & { request: string }): Promise<wire.IResult> {
-        const request = new PromiseDelegate<wire.IResult>();
-        if (!this._line || this._phase !== 'live') {
-            return Promise.reject(new Error('there is no connection to the ring kernels of this notebook'));
-        }
-        this._requests.set(message.request, request);
-        this._send(message, refused => {
-            if (refused !== null) {
-                this._settle({ request: message.request, ok: false, text: refused, model: null });
-            }
-        });
-        return request.promise;
+  private _send(message: wire.ToKernel, acknowledged: (refused: string | null) => void = () => undefined): void {
+    if (this._line) {
+      this._acknowledged.push(acknowledged);
+      this._line.control.send(wire.written(message));
     }
+  }
 
-    /** What became of a request; it is told more than once. */
-    private _settle(result: wire.IResult): void {
-        const request = this._requests.get(result.request);
-        this._requests.delete(result.request);
-        if (result.ok) {
-            request?.resolve(result);
-        } else {
-            request?.reject(new Error(result.text));
-        }
+  private _request(message: wire.ToKernel & { request: string }): Promise<wire.IResult> {
+    const request = new PromiseDelegate<wire.IResult>();
+    if (!this._line || this._phase !== 'live') {
+      return Promise.reject(new Error('there is no connection to the ring kernels of this notebook'));
     }
+    this._requests.set(message.request, request);
+    this._send(message, refused => {
+      if (refused !== null) {
+        this._settle({ request: message.request, ok: false, text: refused, model: null });
+      }
+    });
+    return request.promise;
+  }
 
-    // -- what is wanted -------------------------------------------------------------------------------------------------
-
-    private _onVisibility = () => this._look();
-
-    /** What all parts of the page want. */
-    private _merged(): wire.ILook {
-        const look = { ...NOTHING, visible: !document.hidden };
-        for (const wish of this._wishes.values()) {
-            look.hz = Math.max(look.hz, wish.hz ?? 0);
-            look.summary ||= wish.summary ?? false;
-            look.cells ||= wish.cells ?? false;
-            look.list = wish.list ?? look.list;
-            look.details = wish.details ?? look.details;
-        }
-        return look;
+  /** What became of a request; it is told more than once. */
+  private _settle(result: wire.IResult): void {
+    const request = this._requests.get(result.request);
+    this._requests.delete(result.request);
+    if (result.ok) {
+      request?.resolve(result);
+    } else {
+      request?.reject(new Error(result.text));
     }
+  }
 
-    private _look(): void {
-        const look = this._merged();
-        if (!this._line) {
-            void this._probe();
-        } else if (JSON.stringify(look) !== JSON.stringify(this._looked)) {
-            this._looked = look;
-            // A rate is part of every message, also of one that wants nothing.
-            this._send({ kind: 'look', ...look, hz: look.hz || 1, visible: look.visible && wanted(look) }, refused => {
-                if (refused !== null) {
-                    this._set('refused', refused);
-                }
-            });
-        }
+  // -- what is wanted -------------------------------------------------------------------------------------------------
+
+  private _onVisibility = () => this._look();
+
+  /** What all parts of the page want. */
+  private _merged(): wire.ILook {
+    const look = { ...NOTHING, visible: !document.hidden };
+    for (const wish of this._wishes.values()) {
+      look.hz = Math.max(look.hz, wish.hz ?? 0);
+      look.summary ||= wish.summary ?? false;
+      look.cells ||= wish.cells ?? false;
+      look.list = wish.list ?? look.list;
+      look.details = wish.details ?? look.details;
     }
+    return look;
+  }
 
-    private _set(phase: Phase, problem = ''): void {
-        if (phase !== this._phase || problem !== this._problem) {
-            this._phase = phase;
-            this._problem = problem;
-            this._changed.emit();
+  private _look(): void {
+    const look = this._merged();
+    if (!this._line) {
+      void this._probe();
+    } else if (JSON.stringify(look) !== JSON.stringify(this._looked)) {
+      this._looked = look;
+      // A rate is part of every message, also of one that wants nothing.
+      this._send({ kind: 'look', ...look, hz: look.hz || 1, visible: look.visible && wanted(look) }, refused => {
+        if (refused !== null) {
+          this._set('refused', refused);
         }
+      });
     }
+  }
 
-    private _kernel: Kernel.IKernelConnection | null = null;
-    private _line: ILine | null = null;
-    private _phase: Phase = 'none';
-    private _problem = '';
-    private _frame: wire.IFrame | null = null;
-    private _looked = NOTHING;
-    private _wishes = new Map<string, Wish>();
-    private _requests = new Map<string, PromiseDelegate<wire.IResult>>();
-    private _acknowledged: ((refused: string | null) => void)[] = [];
-    private _probing = false;
-    private _ticks = 0;
-    private _timer: ReturnType<typeof setInterval>;
-    private _isDisposed = false;
-    private _changed = new Signal<this, void>(this);
+  private _set(phase: Phase, problem = ''): void {
+    if (phase !== this._phase || problem !== this._problem) {
+      this._phase = phase;
+      this._problem = problem;
+      this._changed.emit();
+    }
+  }
+
+  private _kernel: Kernel.IKernelConnection | null = null;
+  private _line: ILine | null = null;
+  private _phase: Phase = 'none';
+  private _problem = '';
+  private _frame: wire.IFrame | null = null;
+  private _looked = NOTHING;
+  private _wishes = new Map<string, Wish>();
+  private _requests = new Map<string, PromiseDelegate<wire.IResult>>();
+  private _acknowledged: ((refused: string | null) => void)[] = [];
+  private _probing = false;
+  private _ticks = 0;
+  private _timer: ReturnType<typeof setInterval>;
+  private _isDisposed = false;
+  private _changed = new Signal<this, void>(this);
 }
 
 /** Whether anything is wanted at all. */
 function wanted(look: wire.ILook): boolean {
-    return look.summary || look.cells || look.list !== null || look.details !== null;
+  return look.summary || look.cells || look.list !== null || look.details !== null;
 }
