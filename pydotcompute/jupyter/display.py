@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextvars import copy_context
 from functools import partial
-from html import escape
 from itertools import pairwise
 from typing import Any
 from uuid import uuid4
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from ..runtime import RingKernel
 from ..runtime.kernel import _short
 from ..telemetry import RuntimeStatistics
-from ..telemetry.html import STATE_WORDS, by_state, duration, kernels_html, runtime_html, table_html
+from ..telemetry.html import STATE_WORDS, by_state, duration, escape, kernels_html, runtime_html, table_html
 from ..telemetry.trace import one_line
 
 SERIES_COLOURS = ("#1f6feb", "#c2570c", "#1a8a4a", "#8250df", "#b3256e")

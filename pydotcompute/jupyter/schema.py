@@ -16,13 +16,15 @@ Browser to kernel: the messages that `parse` knows, and no others, on a comm tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..telemetry.html import printable
 from .meters import Gpu
 
 VERSION = 3
@@ -50,6 +52,8 @@ SERIES = 5
 
 Status = Literal["live", "frozen", "closed"]
 
+_HALVES = re.compile("[\ud800-\udfff]")
+
 
 def pack(columns: Mapping[str, NDArray[Any]], kernels: int) -> bytes:
     """The columns of a frame as bytes; each has shape (kernels,). Integers that are too large for the wire saturate."""
@@ -68,6 +72,24 @@ def unpack(buffer: bytes | memoryview) -> dict[str, NDArray[Any]]:
     return {name: row.view("<" + kind) for row, (name, kind) in zip(words, COLUMNS, strict=True)}
 
 
+def clean(content: Any) -> Any:
+    """What a message holds, with texts that UTF-8 has: halves of surrogate pairs, as ids and messages may have, have no
+    place in it."""
+    match content:
+        case str():
+            return content if content.isascii() or not _HALVES.search(content) else printable(content)
+        case dict():
+            return {name: clean(value) for name, value in content.items()}
+        case list() | tuple():
+            return [clean(value) for value in content]
+    return content
+
+
+def meant(called: str, ids: Iterable[str]) -> str:
+    """The one of these ids that the browser calls so."""
+    return next((one for one in ids if clean(one) == called), called)
+
+
 def frame_head(*, number: int, status: Status, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What the frames of all widgets have.
 
@@ -80,7 +102,7 @@ def frame_head(*, number: int, status: Status, results: Sequence[Mapping[str, An
 
 def trouble(text: str) -> dict[str, Any]:
     """Instead of a frame: why there is none."""
-    return {"version": VERSION, "kind": "trouble", "text": text}
+    return {"version": VERSION, "kind": "trouble", "text": clean(text)}
 
 
 def dashboard_content(
@@ -134,7 +156,7 @@ def dashboard_content(
 
 def acknowledgement(refused: str | None = None) -> dict[str, Any]:
     """The answer to each message of the browser; `refused` says why it was not followed."""
-    return {"version": VERSION, "kind": "acknowledgement", "refused": refused}
+    return {"version": VERSION, "kind": "acknowledgement", "refused": clean(refused)}
 
 
 class RefusedError(ValueError):

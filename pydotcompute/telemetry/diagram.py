@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import escape
 from itertools import islice
 
 from .clock import Stamp
-from .html import _BLOCK, _GREEN, _INK2, _RED, duration
+from .html import _BLOCK, _GREEN, _INK2, _RED, duration, escape, printable
 from .trace import Events, TracedDelivery, TraceEvent, _Key, message_text, one_line
 
 Lane = tuple[str, str] | None
@@ -113,7 +112,7 @@ def mermaid(events: Events, limit: int) -> str:
 
 def _safe(text: str, length: int = 80) -> str:
     """A text for Mermaid: what may mean something to it, or to a page, by its code."""
-    text = _printable(one_line(text))
+    text = printable(one_line(text))
     text = text if len(text) <= length else text[: length - 1] + "…"
     text = re.sub(r"(?!: )[^\w ✕….,()/=-]", lambda found: f"#{ord(found[0])};", text)
     text = re.sub(r"wrap:", "wrap#58;", text, flags=re.IGNORECASE)  # which would be an instruction
@@ -268,10 +267,9 @@ class _Drawing:
         colour = f" fill='currentColor' style='fill:{_SHAPES[kind][1]}'" if kind else ""
         figure = f" <tspan style='fill:{_INK2}'>{after}</tspan>" if after else ""
         side = " text-anchor='middle'" if anchor == "middle" else ""
-        title = _printable(title if len(title) <= 300 else title[:299] + "…")
+        title = printable(title if len(title) <= 300 else title[:299] + "…")
         self.texts.append(
-            f"<text x='{x:g}' y='{y:g}'{side}{colour}><title>{escape(title)}</title>"
-            f"{escape(_printable(text))}{figure}</text>"
+            f"<text x='{x:g}' y='{y:g}'{side}{colour}><title>{escape(title)}</title>{escape(text)}{figure}</text>"
         )
 
     def _draw_bars(self) -> None:
@@ -291,7 +289,7 @@ class _Drawing:
             look += " fill-opacity='.45'" if end is None else ""
             self.bars.append(
                 f"<rect x='{self.x(place) - BAR / 2:g}' y='{top:g}' width='{BAR}' height='{max(bottom - top, 3):g}' "
-                f"rx='2'{look}><title>{escape(_printable(title))}</title></rect>"
+                f"rx='2'{look}><title>{escape(title)}</title></rect>"
             )
 
 
@@ -309,7 +307,7 @@ def svg(events: Events, limit: int) -> str:
         shown = [node, lane[1]] if lane is not None and node else [name]
         first = HEAD / 2 + (-1 if len(shown) == 2 else 4)
         heads.append(
-            f"<g><title>{escape(_printable(name))}</title><rect x='{x - room / 2:g}' y='4' width='{room}' "
+            f"<g><title>{escape(name)}</title><rect x='{x - room / 2:g}' y='4' width='{room}' "
             f"height='{HEAD - 8}' rx='5' fill='none' stroke='currentColor' style='stroke:{_FAINT}'{dashed}/>"
             + "".join(
                 _text(x, first + 13 * i, _fit(one_line(text), room - 12, 7.8 if i == len(shown) - 1 else 6.5, True),
@@ -347,7 +345,7 @@ def svg(events: Events, limit: int) -> str:
     parts = "".join(f"<g {look}>{''.join(shapes)}</g>" for look, shapes in groups if shapes)
     return (
         f"<svg xmlns='http://www.w3.org/2000/svg' width='{width:g}' height='{height:g}' "
-        f"viewBox='0 0 {width:g} {height:g}' role='img' aria-label='{escape(_printable(events.caption))}' "
+        f"viewBox='0 0 {width:g} {height:g}' role='img' aria-label='{escape(events.caption)}' "
         f"font-family='system-ui,sans-serif' style='{_LOOK}'>{parts}</svg>"
     )
 
@@ -372,7 +370,7 @@ def _same(one: TraceEvent, other: TraceEvent) -> bool:
 
 
 def _text(x: float, y: float, text: str, look: str = "") -> str:
-    return f"<text x='{x:g}' y='{y:g}'{look and ' ' + look}>{escape(_printable(text))}</text>"
+    return f"<text x='{x:g}' y='{y:g}'{look and ' ' + look}>{escape(text)}</text>"
 
 
 def _width(text: str, letter: float = LETTER) -> float:
@@ -389,11 +387,3 @@ def _fit(text: str, room: float, letter: float = LETTER, in_the_middle: bool = F
         text = text[:half] + text[half + 1 :] if in_the_middle else text[:-1]
     half = (len(text) + 1) // 2
     return text[:half] + "…" + text[half:] if in_the_middle else text + "…"
-
-
-def _printable(text: str) -> str:
-    """A text without what XML does not allow."""
-    return _FORBIDDEN.sub("\ufffd", text)
-
-
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

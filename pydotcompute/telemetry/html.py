@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from types import MappingProxyType
 
 from .counters import KernelStatistics, RuntimeStatistics
@@ -57,6 +58,19 @@ _COLUMNS = (
     "replied",
     "dropped",
 )
+
+
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def printable(text: str) -> str:
+    """A text that UTF-8, XML and HTML can hold: control characters and halves of surrogate pairs as in ``"\\x00"``."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def escape(text: str) -> str:
+    """`printable`, as it is written in XML and HTML, in attributes too."""
+    return html.escape(printable(text))
 
 
 def runtime_html(

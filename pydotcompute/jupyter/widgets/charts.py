@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import bqplot
@@ -11,6 +10,7 @@ import ipywidgets
 import numpy as np
 from numpy.typing import NDArray
 
+from ...telemetry.html import escape
 from ..display import round_up
 from ..schema import SERIES
 from .live import parts_of

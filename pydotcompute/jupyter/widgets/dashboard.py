@@ -117,7 +117,7 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
         self._charted_as = ""
         self._chosen_at = self._drawn_at = 0.0
         self._drawn = -1  # moment of what the charts show
-        self._table = Table(key=uuid4().hex, layout_name=self._layout_name, kernel=self._embed or "")
+        self._table = Table(key=uuid4().hex, layout_name=self._layout_name, kernel=schema.clean(self._embed or ""))
         self._charts = Charts(window, POINTS) if self._layout_name != "compact" else None
         self._has_charts = self._charts is not None and bool(runtime.kernels)  # else there is nothing to draw yet
         super().__init__([self._table, *([self._charts.widget] if self._charts and self._has_charts else [])])
@@ -186,6 +186,7 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
         verb = schema.chosen("verb", verb, [*METHODS, "step", "traceback"])
+        kernel = schema.meant(kernel, self._runtime.kernels)
         if verb == "step":
             return partial(step, self._runtime, kernel)
         if verb != "traceback":
@@ -212,7 +213,7 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
                     or not all(isinstance(kernel_id, str) for kernel_id in value)
                 ):
                     raise schema.RefusedError(f"kernels must be at most {schema.SERIES} ids, not {schema.shown(value)}")
-                self._selected = tuple(value)
+                self._selected = tuple(schema.meant(kernel_id, self._runtime.kernels) for kernel_id in value)
                 self._chosen_at = 0.0
             case _:
                 super()._set(name, value)

@@ -6,14 +6,13 @@ import base64
 import time
 from collections.abc import Sequence
 from functools import partial
-from html import escape
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ...runtime import KernelState, RingKernel
 from ...runtime.dead_letters import error_text
 from ...telemetry import Frame
-from ...telemetry.html import STATE_WORDS, duration
+from ...telemetry.html import STATE_WORDS, duration, escape
 from .. import schema
 from ..acts import METHODS, Make, verbs
 from .live import LiveWidget, RuntimeSource, source, style
@@ -133,7 +132,7 @@ class Lifecycle(LiveWidget):
         return content, []
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
-        schema.chosen("kernel", kernel, [self._kernel.id])
+        schema.chosen("kernel", kernel, [schema.clean(self._kernel.id)])
         verb = schema.chosen("verb", verb, [*METHODS])
         return partial(METHODS[verb], self._kernel.runtime, self._kernel.id)
 

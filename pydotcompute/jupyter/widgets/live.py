@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
-from html import escape
 from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from ...exceptions import PyDotComputeError
 from ...runtime import RingKernelRuntime
 from ...runtime.dead_letters import error_text
 from ...telemetry import COUNTERS, Frame
+from ...telemetry.html import escape
 from ...telemetry.sampler import Sampler
 from .. import comm, schema
 from ..acts import Make
@@ -436,7 +436,7 @@ class Live:
         results = [result for said_at, result in list(self._results) if said_at > latest]
         head = schema.frame_head(number=self._number, status=self._status, results=results)
         assert not fields.keys() & head.keys()
-        self._surface.send(fields | head, buffers)
+        self._surface.send(schema.clean(fields | head), buffers)
 
     def _settle(self, status: schema.Status, refresh: bool = False) -> None:
         """Take one last picture; with `refresh` it is also put into the notebook then."""

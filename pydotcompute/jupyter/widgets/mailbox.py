@@ -9,7 +9,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import fields, is_dataclass
 from functools import partial
-from html import escape
 from itertools import count
 from threading import get_ident
 from typing import Any, get_type_hints
@@ -19,7 +18,7 @@ from ...runtime import Queued, RingKernel, RingKernelRuntime
 from ...runtime.checks import is_count
 from ...runtime.dead_letters import error_text
 from ...telemetry import Frame
-from ...telemetry.html import STATE_WORDS, duration, table_html
+from ...telemetry.html import STATE_WORDS, duration, escape, table_html
 from .. import schema
 from ..acts import METHODS, Make
 from ..display import brief, whole
@@ -191,7 +190,7 @@ class MailboxView(LiveWidget):
             self._selected = value
 
     def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make:
-        schema.chosen("kernel", kernel, [self._kernel.id])
+        schema.chosen("kernel", kernel, [schema.clean(self._kernel.id)])
         verb = schema.chosen("verb", verb, [*METHODS, "step", "inject", "discard", "move", "break"])
         runtime, kernel_id = self._kernel.runtime, self._kernel.id
         if verb in METHODS:

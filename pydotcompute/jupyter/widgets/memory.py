@@ -6,7 +6,6 @@ import math
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from html import escape
 from itertools import count
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...device.text import human_size
 from ...device.unified_buffer import UnifiedBuffer
 from ...exceptions import PyDotComputeError
 from ...telemetry import Frame
+from ...telemetry.html import escape
 from .live import LiveWidget, OwnSource, source, style
 
 MOST = 24

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable
-from html import escape
 from reprlib import Repr
 from typing import Any
 
 from ...telemetry import Frame
 from ...telemetry.diagram import _DRAWN, OUTSIDE, Lane, _lanes_of, _mark_text, _sender
-from ...telemetry.html import _plural, duration
+from ...telemetry.html import _plural, duration, escape
 from ...telemetry.trace import Events, Trace, TraceEvent, one_line
 from ..schema import RefusedError, shown
 from .live import LiveWidget, OwnSource, source, style

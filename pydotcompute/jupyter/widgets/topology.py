@@ -8,14 +8,13 @@ import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ...runtime import RingKernelRuntime
 from ...telemetry import STATES, Frame
-from ...telemetry.html import STATE_WORDS, table_html
+from ...telemetry.html import STATE_WORDS, escape, table_html
 from .. import schema
 from ..acts import Make
 from ..layers import Layers, Place
