@@ -10,7 +10,7 @@ import { addBadges } from './badges';
 import { icon } from './icon';
 import { ACTS } from './look';
 import { Model } from './model';
-import { KernelsPanel } from './panels/kernels';
+import { Side } from './side';
 import { type IKernelRef, VERBS, VIEWS } from './protocol';
 import { Status } from './status';
 import { addTabs } from './tabs';
@@ -56,7 +56,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       open: (source: ISource, view: (typeof VIEWS)[number], runtime: number, kernel: string | null) =>
         void open({ path: source.path, view, runtime, kernel })
     };
-    const panel = new KernelsPanel(model, outside);
+    const panel = new Side(model, outside);
     panel.id = 'pydotcompute-panel';
     panel.title.icon = icon;
     panel.title.caption = CATEGORY;

@@ -1,6 +1,7 @@
 /** The side bar: all ring kernels of one notebook. Only the rows in view are asked for, and drawn. */
 import { ReactWidget, UseSignal } from '@jupyterlab/ui-components';
 import type { CommandRegistry } from '@lumino/commands';
+import type { Message } from '@lumino/messaging';
 import * as React from 'react';
 
 import { clipped, count, counted, perSecond, plural } from '../look';
@@ -16,6 +17,7 @@ import {
   VERBS,
   type View
 } from '../protocol';
+import type { IOutside } from '../side';
 import type { IModel, ISource, Phase } from '../tokens';
 import { Details } from './details';
 import { Act, Badge, Queue } from './parts';
@@ -50,16 +52,11 @@ const SORTED: Readonly<Record<Sort, string>> = {
   deadLetters: 'dead letters'
 };
 
-/** Does what the panel's buttons ask for outside it. */
-export interface IOutside {
-  open(source: ISource, view: View, runtime: number, kernel: string | null): void;
-  commands: CommandRegistry;
-}
-
 export class KernelsPanel extends ReactWidget {
   constructor(
     private _model: IModel,
-    private _outside: IOutside
+    private _outside: IOutside,
+    private _hz: number
   ) {
     super();
     this.addClass('pdc-lab-panel');
@@ -75,6 +72,11 @@ export class KernelsPanel extends ReactWidget {
   override dispose(): void {
     this._source?.session.wish(PART, null);
     super.dispose();
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    this._onChanged();
   }
 
   protected override onAfterShow(): void {
@@ -126,7 +128,6 @@ export class KernelsPanel extends ReactWidget {
   }
 
   private _source: ISource | null = null;
-  private _hz = 2;
   private _range = { first: 0, count: 40 };
 }
 
