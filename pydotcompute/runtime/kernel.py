@@ -43,7 +43,7 @@ from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
 from ..telemetry.observer import Delivery, Observer, acting, delivery, in_hand
 from .checks import checked_id, is_count
 from .context import KernelContext
-from .dead_letters import DeadLetter, Kind
+from .dead_letters import DeadLetter, Kind, error_text
 from .lifecycle import KernelState, after
 from .mailbox import STRATEGIES, Backpressure, Entry, Mailbox, checked_priority
 from .scheduler import AWAITED, SET, Wait, clock
@@ -475,6 +475,7 @@ class RingKernel:
         "history",
         "id",
         "last_exception",
+        "restarted",
         "restarts",
         "runtime",
         "state",
@@ -492,6 +493,9 @@ class RingKernel:
         """What the body raised last, also if the kernel was started again."""
         self.restarts = 0
         """How often it was started again, by its policy, its group or by hand."""
+        self.restarted: list[tuple[float, str]] = []
+        """When it was started again (seconds since the epoch), and what its body had raised, in words; empty: nothing,
+        as when it was asked for. The last 100."""
         self.state = KernelState.CREATED
         self.history: list[tuple[KernelState, float]] = [(KernelState.CREATED, time.time())]
         """Every state it has been in, with the time (seconds since the epoch) at which it came there; the last 100."""
@@ -1090,6 +1094,8 @@ class RingKernel:
         def begin() -> None:
             self._restarting = None
             self.restarts = restart.number
+            self.restarted.append((time.time(), error_text(restart.exception)))
+            del self.restarted[:-100]
             self._marker = None
             if self._observers:
                 self.seen("restarted", self.id, restart.number)

@@ -15,7 +15,7 @@ from tests.jupyter.page import Page
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bqplot's own, of how it uses traitlets
     from pydotcompute.jupyter.widgets import Lifecycle, lifecycle
-    from pydotcompute.jupyter.widgets.lifecycle import BOXES, SHOWN, WAYS, way_taken
+    from pydotcompute.jupyter.widgets.lifecycle import BOXES, SHOWN, WAYS, Step, in_words, way_of
 
 pytestmark = pytest.mark.needs_notebook
 
@@ -79,7 +79,7 @@ def test_each_button_leads_to_its_state(page, runtime, life):
         assert page.result(view.command(verb, "worker"))["ok"]
         assert runtime["worker"].state == state
     frame = page.frame(lambda content: content["state"] == "ACTIVE", after=page.last)
-    assert [state for state, _ in frame["history"]] == ["CREATED", "LAUNCHED", "ACTIVE"]  # of the one launched again
+    assert [step["word"] for step in frame["way"]] == ["created", "launched", "active"]  # of the one launched again
     assert life.kernel is runtime["worker"]
 
 
@@ -108,8 +108,9 @@ def test_the_way_it_came_and_what_it_failed_with(page, runtime, life):
     runtime.sync.send("worker", "bad")
     frame = page.frame(lambda content: content["state"] == "FAILED")
     assert "diagram" not in frame
-    assert [state for state, _ in frame["history"]] == ["CREATED", "LAUNCHED", "ACTIVE", "FAILED"]
-    times = [when for _, when in frame["history"]]
+    assert [step["word"] for step in frame["way"]] == ["created", "launched", "active", "failed"]
+    assert frame["former"] == "ACTIVE"
+    times = [step["at"] for step in frame["way"]]
     assert times == sorted(times)
     assert times[-1] <= frame["now"]
     assert frame["error"] == "ValueError: <colder than cold>"
@@ -127,16 +128,42 @@ def test_of_a_long_way_the_latest_is_shown(page, runtime, life):
         runtime.sync.reactivate("worker")
     page.view(life)
     frame = page.frame()
-    assert len(frame["history"]) == SHOWN
+    assert len(frame["way"]) == SHOWN
     assert frame["leftOut"] == len(runtime["worker"].history) - SHOWN
-    assert way_taken(runtime["worker"].history).startswith("… → ")
+    assert in_words(way_of(runtime["worker"])).startswith("… → ")
+
+
+def test_a_crash_and_the_restart_after_it_stand_on_the_way(page, runtime):
+    @ring_kernel(restart="on_failure")
+    async def frail(ctx):
+        async for message in ctx:
+            raise ValueError(f"no {message}")
+
+    runtime.sync.launch("frail")
+    runtime.sync.activate("frail")
+    life = lifecycle(runtime["frail"], hz=20)
+    page.view(life)
+    runtime.sync.send("frail", "bad")
+    page.frame(lambda content: content["restarts"] == 1)
+    runtime.sync.restart("frail")
+    way = page.frame(lambda content: content["restarts"] == 2)["way"]
+    assert [step["word"] for step in way] == ["created", "launched", "active", "restarted", "restarted"]
+    assert [step["why"] for step in way] == ["", "", "", "ValueError: no bad", ""]
+    assert [step["at"] for step in way[3:]] == [at for at, _ in runtime["frail"].restarted]
+    assert "ValueError: no bad)" in life._repr_mimebundle_()["text/html"]
+    life.close()
 
 
 def test_the_way_in_words():
-    way = [(KernelState.CREATED, 1.0), (KernelState.LAUNCHED, 1.031), (KernelState.ACTIVE, 1.0312)]
-    words = way_taken(way).split(" → ")
+    active = KernelState.ACTIVE
+    way = [
+        Step("created", KernelState.CREATED, 1.0),
+        Step("active", active, 1.031),
+        Step("restarted", active, 1.0312, "ValueError: no"),
+    ]
+    words = in_words(way).split(" → ")
     assert words[0].startswith("created ")
-    assert words[1:] == ["launched +31 ms", "active +200 µs"]
+    assert words[1:] == ["active +31 ms", "restarted +200 µs (ValueError: no)"]
 
 
 @pytest.mark.parametrize("hz", [4, 20])

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import logging
+import time
 from contextlib import suppress
 from typing import Annotated
 
@@ -20,6 +21,7 @@ from pydotcompute.exceptions import (
     QueueTimeoutError,
 )
 from pydotcompute.runtime import KernelState
+from pydotcompute.runtime.dead_letters import error_text
 from pydotcompute.telemetry.observer import Observer
 from pydotcompute.testing import FakeClock
 
@@ -85,6 +87,9 @@ async def test_a_failure_restarts_the_kernel_and_costs_one_message(runtime, laun
     assert kernel.state is KernelState.ACTIVE
     assert kernel.exception is None
     assert kernel.last_exception is not None
+    ((at, why),) = kernel.restarted
+    assert kernel.history[-1][1] <= at <= time.time()
+    assert why == error_text(kernel.last_exception)
     (letter,) = runtime.dead_letters
     assert (letter.kind, letter.message.n, letter.exception) == ("failed", BAD, kernel.last_exception)
     assert statistics.received == 3 == statistics.processed + statistics.dead_letters

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from ...runtime import KernelState, RingKernel
@@ -18,10 +19,23 @@ from ..acts import METHODS, Make, verbs
 from .live import LiveWidget, RuntimeSource, source, style
 
 SHOWN = 12
-"""How many states of the way that it has come are shown, the latest."""
+"""How many steps of the way that it has come are shown, the latest."""
+WHY = 80
+"""Characters of what a body has raised that stand on the way."""
 
 _S = KernelState
 _TONES = {_S.ACTIVE: "#1a7f37", _S.DEACTIVATED: "#9a6700", _S.TERMINATING: "#9a6700", _S.FAILED: "#cf222e"}
+
+
+class Step(NamedTuple):
+    """A step of the way that a kernel has come: a state, or a restart."""
+
+    word: str
+    state: KernelState
+    at: float
+    """Seconds since the epoch."""
+    why: str = ""
+    """What its body had raised."""
 
 
 class _Way(NamedTuple):
@@ -34,30 +48,30 @@ class _Way(NamedTuple):
     at: tuple[int, int]
 
 
-WIDTH, HEIGHT, BOX = 712, 212, (102, 30)
+WIDTH, HEIGHT, BOX = 768, 214, (102, 30)
 BOXES = {
     _S.CREATED: (56, 118),
-    _S.LAUNCHED: (206, 118),
-    _S.ACTIVE: (356, 118),
-    _S.DEACTIVATED: (356, 54),
-    _S.TERMINATING: (506, 118),
-    _S.TERMINATED: (656, 118),
-    _S.FAILED: (431, 184),
+    _S.LAUNCHED: (220, 118),
+    _S.ACTIVE: (384, 118),
+    _S.DEACTIVATED: (384, 54),
+    _S.TERMINATING: (548, 118),
+    _S.TERMINATED: (712, 118),
+    _S.FAILED: (466, 186),
 }
 """Where the middle of each state lies."""
 WAYS = (
-    _Way(_S.CREATED, _S.LAUNCHED, "launch", "M107 118H151", (129, 111)),
-    _Way(_S.LAUNCHED, _S.ACTIVE, "activate", "M257 118H301", (280, 111)),
-    _Way(_S.ACTIVE, _S.DEACTIVATED, "pause", "M344 103V73", (325, 90)),
-    _Way(_S.DEACTIVATED, _S.ACTIVE, "resume", "M368 69V99", (392, 90)),
-    _Way(_S.ACTIVE, _S.TERMINATING, "stop", "M407 118H451", (429, 111)),
-    _Way(_S.DEACTIVATED, _S.TERMINATING, "stop", "M407 54H484Q496 54 496 66V99", (450, 47)),
-    _Way(_S.LAUNCHED, _S.TERMINATING, "stop", "M206 103V32Q206 20 218 20H504Q516 20 516 32V99", (356, 13)),
-    _Way(_S.TERMINATING, _S.TERMINATED, "drained", "M557 118H601", (580, 111)),
-    _Way(_S.ACTIVE, _S.FAILED, "raises", "M372 133Q376 160 400 167", (354, 158)),
-    _Way(_S.TERMINATING, _S.FAILED, "raises", "M494 133Q488 158 464 166", (506, 160)),
-    _Way(_S.ACTIVE, _S.TERMINATED, "returns", "M392 133Q392 143 404 143H644Q656 143 656 137", (600, 156)),
-    _Way(_S.FAILED, _S.ACTIVE, "restart", "M380 184H344Q330 184 330 170V137", (306, 166)),
+    _Way(_S.CREATED, _S.LAUNCHED, "launch", "M107 118H165", (136, 111)),
+    _Way(_S.LAUNCHED, _S.ACTIVE, "activate", "M271 118H329", (299, 111)),
+    _Way(_S.ACTIVE, _S.DEACTIVATED, "pause", "M372 103V73", (352, 90)),
+    _Way(_S.DEACTIVATED, _S.ACTIVE, "resume", "M396 69V99", (421, 90)),
+    _Way(_S.ACTIVE, _S.TERMINATING, "stop", "M435 118H493", (463, 111)),
+    _Way(_S.DEACTIVATED, _S.TERMINATING, "stop", "M435 54H526Q538 54 538 66V99", (480, 47)),
+    _Way(_S.LAUNCHED, _S.TERMINATING, "stop", "M220 103V32Q220 20 232 20H546Q558 20 558 32V99", (384, 13)),
+    _Way(_S.TERMINATING, _S.TERMINATED, "drained", "M599 118H657", (627, 111)),
+    _Way(_S.ACTIVE, _S.FAILED, "raises", "M396 133Q400 162 432 169", (386, 158)),
+    _Way(_S.TERMINATING, _S.FAILED, "raises", "M536 133Q532 162 500 169", (548, 162)),
+    _Way(_S.ACTIVE, _S.TERMINATED, "returns", "M420 133Q420 143 432 143H700Q712 143 712 137", (650, 157)),
+    _Way(_S.FAILED, _S.ACTIVE, "restart", "M415 186H368Q354 186 354 172V137", (329, 168)),
 )
 
 
@@ -108,6 +122,7 @@ class Lifecycle(LiveWidget):
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
         kernel = self._kernel
         history = list(kernel.history)
+        way = way_of(kernel)
         error = kernel.last_exception
         content: dict[str, Any] = {
             "kernel": kernel.id,
@@ -117,8 +132,9 @@ class Lifecycle(LiveWidget):
             "waits": kernel.waiting_for,
             "error": error_text(error)[:300],
             "origin": kernel.definition.origin if error is not None else "",
-            "history": history[-SHOWN:],
-            "leftOut": max(len(history) - SHOWN, 0),
+            "former": history[-2][0] if len(history) > 1 else None,
+            "way": [step._replace(why=step.why[:WHY])._asdict() for step in way[-SHOWN:]],
+            "leftOut": max(len(way) - SHOWN, 0),
             "now": self._seen_at,
             "verbs": verbs(history[-1][0]),
         }
@@ -147,19 +163,26 @@ class Lifecycle(LiveWidget):
             "text/html": f"<div style='color:var(--jp-content-font-color1,inherit);font:{font}'>"
             f"<b>{escape(kernel.id)}</b> {STATE_WORDS[history[-1][0]]}<br>"
             f"<img style='width:100%;max-width:{WIDTH}px' alt='States of a ring kernel; {escape(kernel.id)} is "
-            f"{history[-1][0]}' src='data:image/svg+xml;base64,{image}'><div>{escape(way_taken(history))}</div>"
+            f"{history[-1][0]}' src='data:image/svg+xml;base64,{image}'><div>{escape(in_words(way_of(kernel)))}</div>"
             f"{notes}</div>",
         }
 
 
-def way_taken(history: Sequence[tuple[KernelState, float]]) -> str:
-    """The latest states in words: ``created 10:02:11 → launched +31 ms → active +0.2 ms``."""
-    shown = history[-SHOWN:]
-    begun = time.strftime("%H:%M:%S", time.localtime(shown[0][1]))
-    words = [f"{STATE_WORDS[shown[0][0]]} {begun}"]
-    for (_, before), (state, when) in pairwise(shown):
-        words.append(f"{STATE_WORDS[state]} +{duration(max(when - before, 0.0))}")
-    return ("… → " if len(history) > SHOWN else "") + " → ".join(words)
+def way_of(kernel: RingKernel) -> list[Step]:
+    """The states that it has been in, and between them when it was started again: its state stays ACTIVE then."""
+    states = list(kernel.history)
+    steps = [Step(STATE_WORDS[state], state, at) for state, at in states]
+    steps += [Step("restarted", KernelState.ACTIVE, at, why) for at, why in kernel.restarted if at >= states[0][1]]
+    return sorted(steps, key=attrgetter("at"))  # a state comes before the restart of the same moment
+
+
+def in_words(way: Sequence[Step]) -> str:
+    """The latest steps: ``created 10:02:11 → launched +31 ms → active +0.2 ms → restarted +4 s (ValueError: …)``."""
+    shown = way[-SHOWN:]
+    words = [f"{shown[0].word} {time.strftime('%H:%M:%S', time.localtime(shown[0].at))}"]
+    words += [f"{step.word} +{duration(max(step.at - before.at, 0.0))}" for before, step in pairwise(shown)]
+    told = [f"{text} ({step.why[:WHY]})" if step.why else text for text, step in zip(words, shown, strict=True)]
+    return ("… → " if len(way) > SHOWN else "") + " → ".join(told)
 
 
 def diagram_svg(history: Sequence[tuple[KernelState, float]]) -> str:

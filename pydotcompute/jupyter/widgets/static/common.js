@@ -10,6 +10,7 @@ const BARS = "M1 1h3v8h-3zM6 1h3v8h-3z";
 const SQUARE = "M1 1h8v8h-8z";
 const TRIANGLE = "M5 .5l4.8 9h-9.6z";
 const PLAY = "M1.5 .5l8 4.5l-8 4.5z";
+const AGAIN = "M5 1a4 4 0 1 0 3.9 4.8h-1.6a2.5 2.5 0 1 1-2.3-3.3c.6 0 1.2.2 1.6.6l-1.4 1.4h4v-4l-1.5 1.5a4 4 0 0 0-2.7-1z";
 const DOWN = "M0 3h10l-5 5.5z";
 const LOOK = {
   CREATED: { word: "created", tone: "idle", shape: RING, verbs: [] },

@@ -16,7 +16,6 @@ const COLUMNS = [
   ["deadLetters", "u4"],
 ];
 const SERIES = 5;
-const AGAIN = "M5 1a4 4 0 1 0 3.9 4.8h-1.6a2.5 2.5 0 1 1-2.3-3.3c.6 0 1.2.2 1.6.6l-1.4 1.4h4v-4l-1.5 1.5a4 4 0 0 0-2.7-1z";
 const VERBS = {
   pause: ["Pause", BARS],
   resume: ["Resume", PLAY],

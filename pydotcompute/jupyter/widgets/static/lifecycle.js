@@ -3,13 +3,14 @@ const ACTIONS = {
   activate: ["Activate", PLAY],
   pause: ["Pause", BARS],
   resume: ["Resume", PLAY],
-  restart: ["Restart", RING],
+  restart: ["Restart", AGAIN],
   stop: ["Stop", SQUARE],
 };
 
 function start(view) {
   let diagram = null;
   let shown = "";
+  let sought = null;
   const boxes = new Map(); // state: whether it is lit
   const ways = [];
   const name = h("b");
@@ -32,7 +33,7 @@ function start(view) {
   });
   const none = h("span", { class: "pdc-life-none" });
   const bar = h("div", { class: "pdc-actions" }, ...buttons.map(({ button }) => button), none);
-  const picture = h("div", { class: "pdc-life-diagram" });
+  const picture = h("div", { class: "pdc-life-diagram", tabindex: "0", role: "region", "aria-label": "Diagram of the states" });
   const way = h("ol", { class: "pdc-life-way", "aria-label": "The way it came" });
   const error = h("div", { class: "pdc-life-error" });
   view.body.append(bar, picture, way, error);
@@ -92,7 +93,7 @@ function start(view) {
 
   function draw() {
     const { content } = view.frame;
-    const { state, history } = content;
+    const { state, former } = content;
     write.name(content.kernel);
     write.facts(
       [
@@ -104,7 +105,12 @@ function start(view) {
         .join(" · "),
     );
     for (const [one, lit] of boxes) lit(one === state);
-    const former = history.length > 1 ? history.at(-2)[0] : null;
+    if (state !== sought) {
+      sought = state; // where there is no room for all of it, the present state is in sight
+      const { left, width } = diagram.querySelector(".pdc-life-lit").getBoundingClientRect();
+      const box = picture.getBoundingClientRect();
+      picture.scrollLeft += left + width / 2 - box.left - box.width / 2;
+    }
     for (const { from, to, taken } of ways) taken(from === former && to === state);
     diagram.setAttribute("aria-label", `States of a ring kernel; ${content.kernel} is ${LOOK[state].word}`);
 
@@ -118,25 +124,28 @@ function start(view) {
     none.textContent = state === "TERMINATING" ? "it handles what is queued, and ends" : "nothing can be asked of it now";
     drawWay(content);
     error.hidden = !content.error;
-    error.textContent = `failed last: ${content.error}${content.origin ? ` — ${content.origin}` : ""}`;
+    error.textContent = `${state === "FAILED" ? "failed" : "failed last"}: ${content.error}${content.origin ? ` — ${content.origin}` : ""}`;
   }
 
-  function drawWay({ history, leftOut, now }) {
-    const key = JSON.stringify(history);
+  function drawWay({ way: steps, leftOut, now }) {
+    const key = JSON.stringify(steps);
     if (key !== shown) {
       shown = key;
-      const items = history.map(([state, at], i) => {
+      const items = steps.map(({ word, state, at, why }, i) => {
         const when = i
-          ? `+${duration(Math.max(at - history[i - 1][1], 0)).join(" ")}`
+          ? `+${duration(Math.max(at - steps[i - 1].at, 0)).join(" ")}`
           : new Date(at * 1000).toLocaleTimeString("en-GB");
-        const item = h("li", { "data-tone": LOOK[state].tone }, h("span", {}, LOOK[state].word), ` ${when}`);
+        const again = word === "restarted";
+        const tone = again ? (why ? "bad" : "warn") : LOOK[state].tone;
+        const item = h("li", { "data-tone": tone }, ...(again ? [svg(AGAIN)] : []), h("span", {}, word), ` ${when}`);
+        if (why) item.append(" ", h("em", {}, why));
         item.title = new Date(at * 1000).toLocaleString();
         return item;
       });
       if (leftOut) items.unshift(h("li", {}, `${count(leftOut)} before`));
       way.replaceChildren(...items, h("li", { class: "pdc-life-for" }));
     }
-    way.lastChild.textContent = `for ${duration(Math.max(now - history.at(-1)[1], 0)).join(" ")}`;
+    way.lastChild.textContent = `for ${duration(Math.max(now - steps.at(-1).at, 0)).join(" ")}`;
   }
 
   return { arrived, draw };
