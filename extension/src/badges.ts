@@ -112,7 +112,9 @@ class Badges {
     }
     badge.dataset.text = text;
     badge.dataset.tone = look.tone;
-    badge.replaceChildren(shape(look.shape), text);
+    const label = document.createElement('span');
+    label.textContent = text;
+    badge.replaceChildren(shape(look.shape), label);
     const who = what.kernels === 1 ? what.kernel : plural(what.kernels, 'ring kernel');
     badge.title = [who, what.failed, 'Click for details'].filter(Boolean).join('\n');
     badge.setAttribute('aria-label', `${clipped(who, 100)}: ${text}`);

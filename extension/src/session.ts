@@ -11,8 +11,8 @@ import type { ISession, Phase } from './tokens';
 const TICK = 1000;
 /** Ticks until a busy kernel is asked again whether `pydotcompute` is there. */
 const PROBE_AGAIN = 2;
-/** Ticks until the kernel is told that somebody still looks; after 30 s of silence it believes the contrary. */
-const HEARTBEAT = 5;
+/** Ticks until the kernel is told that somebody still looks; after 3 s it sends slower, after 30 s nothing. */
+const HEARTBEAT = 2;
 /** Milliseconds that a kernel may take to make a subshell; without one, messages wait for the end of a cell. */
 const SUBSHELL = 3000;
 

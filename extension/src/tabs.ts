@@ -3,7 +3,7 @@ import type { ILayoutRestorer, JupyterFrontEnd } from '@jupyterlab/application';
 import { MainAreaWidget, WidgetTracker } from '@jupyterlab/apputils';
 import { MimeModel } from '@jupyterlab/rendermime';
 import { UUID } from '@lumino/coreutils';
-import { Widget } from '@lumino/widgets';
+import { PanelLayout, Widget } from '@lumino/widgets';
 
 import { icon } from './icon';
 import { type View, VIEWS } from './protocol';
@@ -29,6 +29,7 @@ export class TabContent extends Widget {
   ) {
     super();
     this.addClass('pdc-lab-tab');
+    this.layout = new PanelLayout();
     this.title.label = `${tab.kernel ?? tab.path.split('/').pop()}: ${tab.view}`;
     this.title.caption = `${tab.view[0]!.toUpperCase()}${tab.view.slice(1)} of ${tab.kernel ?? 'the ring kernels'} of ${tab.path}`;
     this.title.icon = icon;
@@ -100,19 +101,27 @@ export class TabContent extends Widget {
       this._made = made;
       const renderer = source.rendermime.createRenderer(MIME);
       const data = { [MIME]: { version_major: 2, version_minor: 0, model_id: made } };
+      this._put(renderer); // first: some views measure themselves as they are made
       await renderer.renderModel(new MimeModel({ data, trusted: true }));
-      this.node.replaceChildren(renderer.node);
-      renderer.update();
     } catch (error) {
       this._say((error as Error).message);
     }
   }
 
   private _say(text: string): void {
-    const told = document.createElement('p');
-    told.className = 'pdc-lab-nothing';
-    told.textContent = text;
-    this.node.replaceChildren(told);
+    const told = new Widget();
+    told.addClass('pdc-lab-nothing');
+    told.node.textContent = text;
+    this._put(told);
+  }
+
+  /** Show this, and nothing else. */
+  private _put(widget: Widget): void {
+    const layout = this.layout as PanelLayout;
+    for (const former of [...layout.widgets]) {
+      former.dispose();
+    }
+    layout.addWidget(widget);
   }
 
   private _part = `tab ${UUID.uuid4()}`;

@@ -15,7 +15,8 @@ import {
   STATES,
   type Verb,
   VERBS,
-  type View
+  type View,
+  VIEWS
 } from '../protocol';
 import type { IOutside } from '../side';
 import type { IModel, ISource, Phase } from '../tokens';
@@ -42,7 +43,7 @@ const ALLOWED: Readonly<Record<IRow['state'], readonly Verb[]>> = {
 };
 
 const SORTED: Readonly<Record<Sort, string>> = {
-  kernel: 'order of launch',
+  kernel: 'name',
   state: 'state',
   version: 'version',
   depth: 'queue',
@@ -190,9 +191,10 @@ function Panel({ model, outside, range }: IPanelProps): JSX.Element {
             />
           )}
           <footer className="pdc-lab-foot">
-            {(['dashboard', 'topology', 'trace'] as const).map(view => (
+            Open
+            {VIEWS.map(view => (
               <button key={view} className="pdc-lab-plain" onClick={() => open(view, null)}>
-                {view === 'trace' ? 'Trace' : `Open ${view}`}
+                {view}
               </button>
             ))}
           </footer>
@@ -243,8 +245,9 @@ function Tools({ model, frame, act }: { model: IModel; frame: IFrame; act: (verb
       <div className="pdc-lab-find">
         <input
           type="search"
-          placeholder="Filter by id, state or backend"
-          aria-label="Filter"
+          placeholder="Filter"
+          aria-label="Filter by id, state, backend or runtime"
+          title="Words that must all occur in id, state, backend or runtime"
           maxLength={LONGEST_FILTER}
           value={model.filter}
           onChange={event => (model.filter = event.target.value)}
@@ -269,7 +272,7 @@ function Tools({ model, frame, act }: { model: IModel; frame: IFrame; act: (verb
         {VERBS.map(verb => (
           <Act key={verb} verb={verb} act={act} disabled={!allowed.includes(verb)} />
         ))}
-        <span>{model.selected ? clipped(model.selected.kernel, 60) : 'select a kernel'}</span>
+        <span>{model.selected ? clipped(model.selected.kernel, 60) : 'none selected'}</span>
       </div>
     </div>
   );
@@ -384,18 +387,20 @@ function Row({ row, at, of, runtime, selected, select }: IRowProps): JSX.Element
       onClick={select}
       title={[row.kernel, runtime, row.note].filter(Boolean).join('\n')}
     >
-      <span className="pdc-lab-id">{clipped(row.kernel, 200)}</span>
-      <span className="pdc-lab-tag">
-        {[runtime, row.tag, row.version > 1 && `v${row.version}`].filter(Boolean).join(' · ')}
-      </span>
-      <Badge state={row.state} />
-      <Queue depth={row.depth} bound={row.bound} peak={row.peak} />
-      <span className="pdc-lab-depth" aria-label={`${count(row.depth)} queued`}>
-        {count(row.depth)}
-      </span>
-      <span className="pdc-lab-note" data-bad={row.state === 'FAILED' ? '' : undefined}>
-        {said}
-      </span>
+      <p>
+        <span className="pdc-lab-id">{clipped(row.kernel, 200)}</span>
+        <span className="pdc-lab-tag">
+          {[runtime, row.tag, row.version > 1 && `v${row.version}`].filter(Boolean).join(' · ')}
+        </span>
+        <Badge state={row.state} />
+      </p>
+      <p>
+        <Queue depth={row.depth} bound={row.bound} peak={row.peak} />
+        <span aria-label={`${count(row.depth)} queued`}>{count(row.depth)}</span>
+        <span className="pdc-lab-note" data-bad={row.state === 'FAILED' ? '' : undefined}>
+          {said}
+        </span>
+      </p>
     </div>
   );
 }
