@@ -6,6 +6,7 @@ library.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -110,3 +111,10 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOME])
+
+
+if "IPython" in sys.modules:  # perhaps a notebook, whose front end may look for ring kernels
+    from .origin import notebook_shell
+
+    if notebook_shell() is not None:
+        import_module(".jupyter", __name__).announce()

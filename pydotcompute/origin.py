@@ -24,7 +24,7 @@ class Cell:
     id: str | None
     """The id of the cell itself, the same each time that it is run; None when the front end does not tell."""
     digest: int | None = None
-    """CRC-32 of the UTF-8 of the source that was run: who has the cell in hand can tell whether it has changed since."""
+    """CRC-32 of the UTF-8 of the source that was run, which tells whether the cell has changed since."""
 
     def __str__(self) -> str:
         return f"cell In [{self.number}]"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from traceback import format_exception
 from typing import Any
 
+from ..exceptions import PyDotComputeError
 from ..origin import notebook_shell
 from ..runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime
+from ..runtime.dead_letters import error_text
 from ..runtime.lifecycle import allowed
 from ..runtime.step import StepDefinition
 from .display import brief
@@ -42,6 +45,23 @@ def verbs(state: KernelState) -> list[str]:
     if state in (KernelState.ACTIVE, KernelState.DEACTIVATED):
         offered.insert(-1, "restart")
     return offered
+
+
+def follow(post: Callable[[Make], Future[Any]], make: Make, told: Callable[[bool, str], None]) -> None:
+    """Post what a button asks for to where it belongs; `told` is called with whether it went well, and a text."""
+
+    def done(future: Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        if error is not None:
+            told(False, error_text(error))
+        else:
+            value = None if future.cancelled() else future.result()
+            told(True, value if isinstance(value, str) else "")
+
+    try:
+        post(make).add_done_callback(done)
+    except PyDotComputeError as error:  # closed meanwhile
+        told(False, error_text(error))
 
 
 async def step(runtime: RingKernelRuntime, kernel_id: str) -> str:

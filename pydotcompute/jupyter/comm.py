@@ -92,21 +92,30 @@ def _open(comm: Any, opening: dict[str, Any]) -> None:
 
 def tell(host: Host | None, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
     """Pass a message of a view on to its widget, and acknowledge it."""
-    refused = None
-    try:
+
+    def follow() -> None:
         message = schema.parse(data)
         if host is None:
             raise schema.RefusedError(CLOSED)
         view.heard = time.monotonic()
         host.view_told(view, message)
+
+    reply(schema.acknowledgement(refusal(view, host, data, follow)))
+
+
+def refusal(view: View, host: object, data: Any, follow: Callable[[], None]) -> str | None:
+    """Follow a message of a view; why that was not done, if it was not."""
+    try:
+        follow()
     except schema.RefusedError as error:
-        refused = str(error)
+        return str(error)
     except Exception as error:
         refused = f"that did not work: {error_text(error)}"
         if refused != view.trouble:
             view.trouble = refused
             log.error("%r could not follow %s: %s", host, schema.shown(data), error_text(error), exc_info=error)
-    reply(schema.acknowledgement(refused))
+        return refused
+    return None
 
 
 def _closed(key: str, view: View) -> None:

@@ -14,10 +14,6 @@ from . import schema
 from .schema import RefusedError, chosen, shown
 
 VERSION = 1
-TARGET = "pydotcompute.panel"
-"""Of the comm that a view asks on; the kernel has one of it from the beginning, by which it is found."""
-FRAMES = "pydotcompute.panel.frames"
-"""Of the comm that a view is sent frames on."""
 
 SORTS = ("kernel", "state", "version", "depth", "rate", "errors", "restarts", "deadLetters")
 VIEWS = ("dashboard", "trace", "topology")

@@ -27,7 +27,7 @@ from ...telemetry import COUNTERS, Frame
 from ...telemetry.html import escape
 from ...telemetry.sampler import Sampler
 from .. import comm, schema
-from ..acts import Make
+from ..acts import Make, follow
 from ..display import Outputs
 
 log = logging.getLogger("pydotcompute")
@@ -353,14 +353,6 @@ class Live:
     def _command(self, make: Make | str, request: str) -> None:
         """Post it to where it belongs; what becomes of it goes out with the next frame."""
 
-        def done(future: Future[Any]) -> None:
-            error = None if future.cancelled() else future.exception()
-            if error is not None:
-                result(False, error_text(error))
-            else:
-                value = None if future.cancelled() else future.result()
-                result(True, value if isinstance(value, str) else "")
-
         def result(ok: bool, text: str) -> None:
             self._results.append((time.monotonic(), {"request": request, "ok": ok, "text": text}))
             if self._status != "live":  # no frame would come by itself
@@ -369,11 +361,9 @@ class Live:
                     self._adapt()
 
         if isinstance(make, str):
-            return result(True, make)
-        try:
-            self._source.post(make).add_done_callback(done)
-        except PyDotComputeError as error:  # closed meanwhile
-            result(False, error_text(error))
+            result(True, make)
+        else:
+            follow(self._source.post, make, result)
 
     # -- sampling ------------------------------------------------------------------------------------------------------
 
