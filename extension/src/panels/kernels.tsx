@@ -268,11 +268,14 @@ function Tools({ model, frame, act }: { model: IModel; frame: IFrame; act: (verb
           {model.descending ? '↓' : '↑'}
         </button>
       </div>
-      <div className="pdc-lab-acts" role="toolbar" aria-label="Steer the selected kernel">
+      <div
+        className="pdc-lab-acts"
+        role="toolbar"
+        aria-label={`Steer ${model.selected ? clipped(model.selected.kernel, 100) : 'the selected kernel'}`}
+      >
         {VERBS.map(verb => (
           <Act key={verb} verb={verb} act={act} disabled={!allowed.includes(verb)} />
         ))}
-        <span>{model.selected ? clipped(model.selected.kernel, 60) : 'none selected'}</span>
       </div>
     </div>
   );
