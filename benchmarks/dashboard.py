@@ -97,7 +97,7 @@ SPACE = "for _ in range(100): print()"
 # Notes when each number of a frame was drawn: the page has just been changed, a task of its own comes after the paint.
 WATCH = r"""() => {
     window.drawn = [...document.querySelectorAll(".pdc-foot")].map((foot) => {
-        const seen = [], read = () => Number(/frame ([\d,]+)/.exec(foot.textContent)?.[1].replaceAll(",", ""));
+        const seen = [], read = () => Number(foot.dataset.frame);
         new MutationObserver(() => {
             const number = read();
             if (number !== seen.at(-1)?.[0]) {
@@ -105,7 +105,7 @@ WATCH = r"""() => {
                 seen.push(entry);
                 setTimeout(() => entry[1] = performance.timeOrigin + performance.now());
             }
-        }).observe(foot, {childList: true, characterData: true, subtree: true});
+        }).observe(foot, {attributes: true, attributeFilter: ["data-frame"]});
         return seen;
     });
 }"""

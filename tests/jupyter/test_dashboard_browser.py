@@ -127,7 +127,7 @@ def test_the_rate_is_chosen_in_the_view(nb: Notebook) -> None:
     rates.select_option("20")
     nb.page.wait_for_function(
         """(root) => {
-        const number = () => Number(/frame ([\\d,]+)/.exec(root.textContent)[1].replaceAll(",", ""));
+        const number = () => Number(root.querySelector(".pdc-foot").dataset.frame);
         const first = number();
         return new Promise((done) => setTimeout(() => done(number() - first > 7), 1000));
     }""",
@@ -139,6 +139,16 @@ def test_the_rate_is_chosen_in_the_view(nb: Notebook) -> None:
     assert nb.execute("print(board.window)").strip() == "300.0"
     nb.execute("board.window = 77")
     nb.expect(windows).to_have_value("77")
+
+
+def test_a_page_that_cannot_keep_up_says_so(nb: Notebook) -> None:
+    board, page = nb.output(0), nb.page
+    board.scroll_into_view_if_needed()
+    foot = board.locator(".pdc-foot")
+    page.evaluate("() => { window.fast = requestAnimationFrame; requestAnimationFrame = (f) => setTimeout(f, 800); }")
+    nb.expect(foot).to_contain_text(re.compile(r"this page is slow: \d+ of the last \d+ pictures left out"))
+    page.evaluate("() => { requestAnimationFrame = window.fast; }")
+    nb.expect(foot).not_to_contain_text("slow")
 
 
 def test_its_buttons_act_while_a_cell_blocks(nb: Notebook) -> None:

@@ -63,11 +63,26 @@ async def pour():
 
 pouring = asyncio.ensure_future(pour())
 """
+LANES = """
+runtime = RingKernelRuntime()
+for i in range(30):
+    await runtime.launch(stats, kernel_id=f"stats-{i}")
+    await runtime.activate(f"stats-{i}")
+trace = runtime.trace().start()
+
+async def each(*places):
+    for i in places:
+        await runtime.send(f"stats-{i}", Job(1))
+    await runtime.wait_idle()
+
+await each(*range(30))
+sequence(trace, hz=10)
+"""
 
 
 @pytest.fixture(scope="module")
 def nb(lab: Lab) -> Iterator[Notebook]:
-    with lab.notebook([SETUP + "sequence(trace, hz=10, limit=50)"]) as nb:
+    with lab.notebook([SETUP + "sequence(trace, hz=10, limit=50)", LANES]) as nb:
         nb.run(0)
         nb.wait_done(0)
         yield nb
@@ -145,3 +160,20 @@ def test_under_load_pictures_go_on_and_say_what_they_leave_out(nb: Notebook) -> 
     nb.expect(nb.page.get_by_role("button", name="Newest")).to_be_disabled()
     nb.execute("over.set()\nawait pouring")
     nb.expect(nb.page.locator(".pdc-live")).to_have_text("live")
+
+
+def test_of_many_lanes_those_come_into_sight_in_which_something_happens(nb: Notebook) -> None:
+    nb.run(1)
+    nb.wait_done(1)
+    nb.output(1).scroll_into_view_if_needed()
+    lane = nb.output(1).locator(".pdc-lane")
+    nb.expect(lane).to_have_count(31)
+    nb.expect(lane.last).to_be_in_viewport()
+    nb.execute("await each(2)")
+    nb.expect(lane.nth(3)).to_be_in_viewport()
+    nb.expect(nb.output(1).locator(".pdc-time").last).to_be_in_viewport()
+    box = nb.output(1).locator(".pdc-sequence")
+    box.evaluate("(box) => { box.scrollLeft = 900; }")  # what the reader looks at stays for a while
+    nb.execute("await each(29)")
+    nb.expect(nb.output(1).locator(".pdc-foot")).to_contain_text("32 messages shown")
+    assert box.evaluate("(box) => box.scrollLeft") == 900

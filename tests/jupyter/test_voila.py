@@ -48,7 +48,7 @@ def test_the_dashboard_lives_on_a_page_of_its_own(lab: Lab, address: str) -> Non
 
         # It moves, and a button does what it says: the queue before the actor fills.
         foot = page.locator(".pdc-foot")
-        site.expect(foot).to_contain_text(re.compile(r"frame (\d{2,}|[5-9])"))
+        site.expect(foot).to_have_attribute("data-frame", re.compile(r"\d{2,}|[5-9]"))
         statistics.click()
         page.locator("button[data-verb=pause]").click()
         site.expect(statistics.locator(".pdc-state")).to_have_text("paused")

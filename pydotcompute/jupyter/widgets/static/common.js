@@ -195,7 +195,9 @@ function live({ title, start }) {
 
     let frame = null; // {content, buffers}
     let undrawn = false;
+    let came = 0; // frames, and how many of them were not drawn: since it was last looked whether the page keeps up
     let skipped = 0;
+    let pulses = 0;
     let arrived = performance.now();
     let acknowledged = 0;
     let acknowledgedAt = 0;
@@ -210,11 +212,11 @@ function live({ title, start }) {
     const say = h("div", { class: "pdc-say", role: "status" });
     const liveWord = h("span");
     const status = h("span", { class: "pdc-live", role: "status" }, svg(DISC), liveWord);
-    const frameWord = h("span");
+    const slow = h("span", { title: "each picture shows all there is, so what counts is the next one" });
     const slots = { head: h("div", { class: "pdc-slot" }), foot: h("span", { class: "pdc-slot" }) };
     const head = h("div", { class: "pdc-head" }, h("h2", {}, typeof title === "function" ? title(model) : title), slots.head, freeze);
     const body = h("div", { class: "pdc-main" });
-    const foot = h("div", { class: "pdc-foot" }, status, slots.foot, h("span", { class: "pdc-grow" }), say, frameWord);
+    const foot = h("div", { class: "pdc-foot" }, status, slots.foot, h("span", { class: "pdc-grow" }), say, slow);
     // JupyterLab's single-key shortcuts are not meant for what is typed here.
     const root = h("div", { class: "pdc", "data-lm-suppress-shortcuts": "true" }, head, body, foot);
     el.append(root);
@@ -223,7 +225,8 @@ function live({ title, start }) {
     const write = {
       live: text(liveWord),
       tone: attribute(status, "data-tone"),
-      frame: text(frameWord),
+      number: attribute(foot, "data-frame"),
+      slow: text(slow),
       say: text(say),
       sayTitle: attribute(say, "title"),
       sayBad: field((bad) => say.classList.toggle("pdc-bad", bad)),
@@ -305,8 +308,8 @@ function live({ title, start }) {
       write.frozen(state === "frozen");
       write.freezeWord(state === "frozen" ? "Go on" : "Freeze");
       write.over(state === "closed");
-      write.frame(`frame ${count(frame.content.number)}${skipped ? ` · ${count(skipped)} not drawn` : ""}`);
       widget.draw();
+      write.number(String(frame.content.number)); // for who has to know when it was drawn
       const now = performance.now();
       if (visible && frame.content.number > acknowledged && now - acknowledgedAt >= 1000) {
         acknowledgedAt = now;
@@ -330,6 +333,7 @@ function live({ title, start }) {
       }
       if (!root.isConnected) return; // taken off the page for now: once it is back in sight, a snapshot comes
       if (widget.arrived(content, buffers) === false) return view.snapshot();
+      came++;
       if (undrawn && frame) skipped++;
       frame = { content, buffers };
       arrived = performance.now();
@@ -369,6 +373,10 @@ function live({ title, start }) {
       if (!visible) return;
       if (performance.now() - arrived > 5000) send({ kind: "seen", visible }); // for a kernel that gave this view up
       widget.pulse?.();
+      if (++pulses % 5 === 0) {
+        write.slow(skipped > came / 4 ? `this page is slow: ${count(skipped)} of the last ${count(came)} pictures left out` : "");
+        came = skipped = 0;
+      }
       view.redraw(); // the age of the picture
     }, 1000);
     const lost = (why) => {

@@ -2,6 +2,7 @@
 const LEFT = 58; // pixels: the times
 const BAR = 8;
 const LETTER = 6.3;
+const RESTS = 8000; // milliseconds that a picture stays where the reader has scrolled it sideways
 const LIMITS = [25, 50, 100, 200, 500, 1000];
 const CROSS = "M-4-4L4 4M4-4L-4 4";
 const TURN = "M4.2-1.5A4.5 4.5 0 1 0 4.2 1.8M4.6-5v3.6h-3.6";
@@ -245,6 +246,8 @@ function start(view) {
   let active = null; // the event that the tabulator key comes to
   let drawnAs = "";
   let bottom = 0;
+  let seen = 0; // how far it was scrolled sideways
+  let sideways = -1e9; // when the reader has done that
 
   const drawRows = keyed(rows, rowPart);
   const drawBars = keyed(bars, () => {
@@ -318,6 +321,8 @@ function start(view) {
     if (shown && shown.until === null && view.frame.content.live === null) view.set("until", shown.end);
   }
   view.on(box, "scroll", () => {
+    if (Math.abs(box.scrollLeft - seen) > 1) [seen, sideways] = [box.scrollLeft, performance.now()];
+    picture.style.setProperty("--pdc-left", `${box.scrollLeft}px`);
     if (box.scrollTop + box.clientHeight < bottom - 30 && drawnAs === `${box.clientWidth} ${revision}`) hold();
   });
 
@@ -382,7 +387,22 @@ function start(view) {
     for (const el of els) el.setAttribute("tabindex", el === reached ? "0" : "-1");
     bottom = box.scrollHeight;
     drawnAs = as;
-    if (followed) box.scrollTop = box.scrollHeight;
+    if (!followed) return;
+    box.scrollTop = box.scrollHeight;
+    followSideways(all, x, space, wide);
+  }
+
+  /** Bring what happened last into sight, where not all lanes have room beside each other. */
+  function followSideways(all, x, space, wide) {
+    const room = box.clientWidth;
+    const latest = all.at(-1);
+    if (wide <= room || !latest || performance.now() - sideways < RESTS) return;
+    const ends = latest.from === undefined ? [latest.x, latest.x] : [Math.min(latest.from, latest.to), Math.max(latest.from, latest.to)];
+    const [left, right] = [ends[0] - space / 2, ends[1] + space / 2];
+    if (left >= box.scrollLeft && right <= box.scrollLeft + room) return;
+    // The end of an arrow that is longer than there is room for, and as little as will do otherwise.
+    const goal = right - left > room ? (latest.to ?? latest.x) - room / 2 : left < box.scrollLeft ? left : right - room;
+    box.scrollLeft = seen = Math.min(Math.max(Math.round(goal), 0), box.scrollWidth - room);
   }
 
   function drawChosen() {
