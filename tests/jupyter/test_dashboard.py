@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -144,6 +145,48 @@ def test_record_samples_without_a_view(page, runtime):
     wait_until(lambda: board._rates.moment > 0)
     board.close()
     assert not runtime.sampler.running
+
+
+def test_what_nobody_has_had_a_view_of_for_long_keeps_no_frames_and_goes_on_when_shown(
+    page, runtime, board, start, monkeypatch
+):
+    start("a")
+    view = page.view(board)
+    page.frame(lambda content: content["rate"] is not None)
+    kept = weakref.ref(board._frame.rows), weakref.ref(board._rates)
+    view.close()
+    board._check()
+    assert all(one() is not None for one in kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(comm, "GONE", 0.0)
+        wait_until(lambda: not any(one() for one in kept))
+    assert "1 ring kernel" in board._repr_mimebundle_()["text/html"]
+    again = page.view(board)
+    frame = page.frame(lambda content: content["ids"] and content["rate"] is not None, after=page.last)
+    assert states(frame) == ["ACTIVE"]
+    board.window = 300
+    again.close()
+
+
+@pytest.mark.parametrize("what", ["seen", "out of sight", "frozen", "record"])
+def test_what_may_still_be_looked_at_is_kept(page, runtime, start, monkeypatch, what):
+    start("a")
+    board = dashboard(runtime, hz=20, record=what == "record")
+    view = page.view(board)
+    page.frame()
+    if what == "out of sight":
+        view.send("seen", visible=False)
+    if what == "frozen":
+        board.freeze()
+    if what in ("frozen", "record"):
+        view.close()
+    kept = board._frame, board._rates
+    monkeypatch.setattr(comm, "GONE", -1.0 if what == "frozen" else 600.0)
+    board._replaced = True
+    board._check()
+    assert board._frame is not None
+    assert board._rates is kept[1]
+    board.close()
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -161,6 +161,20 @@ def test_nonsense_is_answered_and_says_nothing_on_a_console(shown):
     view.wait_for("ACTIVE")
 
 
+def test_what_a_cell_showed_when_it_ran_before_gives_its_memory_back(fresh):
+    fresh.run(KERNELS.format(loop="loop='thread'"))
+    fresh.run("first = dashboard(runtime)\nfirst", cell_id="here")
+    fresh.run("other = dashboard(runtime)\nother", cell_id="there")
+    fresh.run("display(other)\nsecond = dashboard(runtime)\nsecond", cell_id="here")
+    fresh.run("import time\nwhile first._frame is not None:\n    time.sleep(0.01)")
+    kept = fresh.run("print([board._replaced for board in (first, other, second)])").stdout
+    assert kept == "[True, False, False]\n"
+    fresh.run("third = dashboard(runtime)\nthird", cell_id="here")
+    shown = fresh.run("print([board._replaced for board in (first, other, second, third)])\nfirst", cell_id="elsewhere")
+    assert shown.stdout == "[True, False, True, False]\n"
+    fresh.run("assert not first._replaced and first.status == 'live'")
+
+
 @pytest.mark.parametrize("shown", ["thread", "current"], indirect=True)
 def test_the_notebook_keeps_the_last_picture(shown):
     nb, cell = shown

@@ -229,6 +229,12 @@ class Dashboard(Live, ipywidgets.VBox):  # type: ignore[misc]  # ipywidgets has 
         self._shown = frame
         self._rates.add(frame)
 
+    def _rest(self) -> None:
+        super()._rest()
+        del self._shown
+        self._rates, self._known_of = Rates(self.window, others=WINDOWS), None
+        self._drawn, self._drawn_at, self._chosen_at = -1, 0.0, 0.0
+
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
         rates, frame = self._rates, self._shown
         self._meters.read()

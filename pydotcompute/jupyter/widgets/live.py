@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
+from weakref import WeakSet
 
 import anywidget
 import ipywidgets
@@ -21,6 +22,7 @@ import numpy as np
 import traitlets
 
 from ...exceptions import PyDotComputeError
+from ...origin import current_cell
 from ...runtime import RingKernelRuntime
 from ...runtime.dead_letters import error_text
 from ...telemetry import COUNTERS, Frame
@@ -189,6 +191,9 @@ class Live:
         self._refresh = False  # put it into the notebook, once it is
         self._views: list[comm.View] = []
         self._listening = 0.0  # the rate that the sampler was asked for; 0: not listening
+        self._quiet_since = time.monotonic()  # while it is not listening
+        self._cells: set[str] = set()  # ids of those that show it
+        self._replaced = False  # those that had shown it show something else
         self._number = 0
         self._snapshot = True
         self._sent_at = 0.0
@@ -299,6 +304,7 @@ class Live:
 
     def _ipython_display_(self, **kwargs: Any) -> None:
         self._outputs.show(self._repr_mimebundle_())
+        _shown_here(self)
 
     # -- views: any thread ---------------------------------------------------------------------------------------------
 
@@ -378,6 +384,7 @@ class Live:
             hz = SETTLE_HZ if not self._settled.is_set() or (self._snapshot and self._views) else 0.0
         if hz != self._listening:
             self._listening = hz
+            self._quiet_since = time.monotonic()
             if hz:
                 self._source.sampler.listen(self._take, hz)
             else:
@@ -439,6 +446,10 @@ class Live:
             self._listening = 0.0  # a runtime that closes has forgotten its listeners
             self._adapt()
 
+    def _rest(self) -> None:
+        """Nobody has a view of it: give up what only a view needs. The next look begins anew."""
+        self._frame = None
+
     def _check(self) -> bool:
         """Notice that what it shows has closed, also while nothing is sampled; whether that has been seen to.
 
@@ -449,7 +460,33 @@ class Live:
         if self._source.closed and self._status != "frozen":
             self._settle("closed", refresh=True)
             return self._settled.wait(0.5)  # else the runtime, still closing, took the listener off
+        with self._writing:
+            quiet = self._status == "live" and not self._listening  # else it is the last picture
+            patience = 0 if self._replaced else comm.GONE
+            if quiet and self._frame is not None and time.monotonic() - self._quiet_since > patience:
+                self._rest()
         return False
+
+
+_shown: dict[str, tuple[int, WeakSet[Live]]] = {}
+"""By the id of each cell: its number when it ran last, and what it has shown then."""
+
+
+def _shown_here(live: Live) -> None:
+    """What the cell that runs has shown when it ran before stands there no more, and need not wait for views."""
+    cell = current_cell()
+    if cell is None or cell.id is None:
+        return
+    number, those = _shown.get(cell.id, (-1, WeakSet()))
+    if number != cell.number:
+        for one in those:
+            one._cells.discard(cell.id)
+            one._replaced = not one._cells
+        those = WeakSet()
+    those.add(live)
+    live._cells.add(cell.id)
+    live._replaced = False
+    _shown[cell.id] = cell.number, those
 
 
 _watched: set[Live] = set()

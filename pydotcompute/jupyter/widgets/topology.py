@@ -168,6 +168,10 @@ class Topology(LiveWidget):
         self._rates = self._between_nodes(self._per_second)
         self._arrange()
 
+    def _rest(self) -> None:
+        super()._rest()
+        self._former.clear()
+
     def _rates_of(self, now: int, counted_of: dict[str, Any]) -> Counts:
         """Messages a second of each edge; empty while that is not known.
 
