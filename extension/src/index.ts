@@ -11,6 +11,7 @@ import { icon } from './icon';
 import { ACTS } from './look';
 import { Model } from './model';
 import { Side } from './side';
+import { addPictures } from './pictures';
 import { type IKernelRef, VERBS, VIEWS } from './protocol';
 import { Status } from './status';
 import { addTabs } from './tabs';
@@ -72,6 +73,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
       show();
     };
     addCommands(app, model, palette, show, outside.open);
+    addPictures(notebooks);
 
     const setBadges = addBadges(model, notebooks, select);
     let status: { dispose(): void } | null = null;

@@ -155,11 +155,7 @@ export class Session implements ISession {
     }
   }
 
-  /**
-   * Ask whether `pydotcompute` is there, on the control channel, which answers while a cell runs.
-   *
-   * Opening a comm that nobody there knows would put an error into the notebook.
-   */
+  /** Ask whether `pydotcompute` is there: opening a comm that nobody there knows would put an error into the notebook. */
   private async _probe(): Promise<void> {
     const kernel = this._kernel;
     if (!kernel || this._line || this._probing || kernel.connectionStatus !== 'connected' || !wanted(this._merged())) {
@@ -167,19 +163,11 @@ export class Session implements ISession {
     }
     this._probing = true;
     try {
-      const question = KernelMessage.createMessage<KernelMessage.ICommInfoRequestMsg>({
-        msgType: 'comm_info_request',
-        channel: 'shell',
-        username: kernel.username,
-        session: kernel.clientId,
-        content: { target_name: wire.CONTROL }
-      });
-      const future = kernel.sendControlMessage({ ...question, channel: 'control' } as any, true);
-      const reply = ((await future.done) as any).content as KernelMessage.ICommInfoReplyMsg['content'];
+      const found = await comms(kernel, wire.CONTROL);
       if (kernel !== this._kernel || this._isDisposed) {
         return;
       }
-      if (reply.status === 'ok' && Object.keys(reply.comms).length > 0) {
+      if (found.length > 0) {
         await this._dial(kernel);
       } else {
         this._set('absent');
@@ -364,4 +352,23 @@ export class Session implements ISession {
 /** Whether anything is wanted at all. */
 function wanted(look: wire.ILook): boolean {
   return look.summary || look.cells || look.list !== null || look.details !== null;
+}
+
+/**
+ * The ids of the comms of some target that a kernel has, asked on the control channel, which answers while a cell runs.
+ *
+ * Rejects when the kernel ends or is restarted before it answers.
+ */
+export async function comms(kernel: Kernel.IKernelConnection, target: string): Promise<string[]> {
+  const question = KernelMessage.createMessage<KernelMessage.ICommInfoRequestMsg>({
+    msgType: 'comm_info_request',
+    channel: 'shell',
+    username: kernel.username,
+    session: kernel.clientId,
+    content: { target_name: target }
+  });
+  // The types know this message on the shell channel only; kernels take it on both.
+  const future = kernel.sendControlMessage({ ...question, channel: 'control' } as any, true);
+  const reply = ((await future.done) as any).content as KernelMessage.ICommInfoReplyMsg['content'];
+  return reply.status === 'ok' ? Object.keys(reply.comms) : [];
 }

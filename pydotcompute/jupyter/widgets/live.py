@@ -293,7 +293,8 @@ class Live:
         return text
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id}  # type: ignore[attr-defined]
+        # The last field lets the extension of JupyterLab show the picture where the model is gone.
+        view = {"version_major": 2, "version_minor": 0, "model_id": self.model_id, "pydotcompute": True}  # type: ignore[attr-defined]
         return self._dress(
             {
                 "text/plain": repr(self),
