@@ -173,6 +173,14 @@ def test_what_a_cell_showed_when_it_ran_before_gives_its_memory_back(fresh):
     shown = fresh.run("print([board._replaced for board in (first, other, second, third)])\nfirst", cell_id="elsewhere")
     assert shown.stdout == "[True, False, True, False]\n"
     fresh.run("assert not first._replaced and first.status == 'live'")
+    fresh.run("assert first._frame is not None\nawait runtime.close()")
+    fresh.run("while not all(board.status == 'closed' for board in (other, third)):\n    time.sleep(0.01)")
+    fresh.run("assert third._frame is not None", cell_id="here")
+    fresh.run("fourth = dashboard(runtime)\nfourth", cell_id="here")
+    fresh.run("while third._frame is not None:\n    time.sleep(0.01)\nassert other._frame is not None")
+    again = fresh.run("third", cell_id="elsewhere")
+    (picture,) = [m["content"]["data"] for m in again.messages if m["msg_type"] == "display_data"]
+    assert "1 ended" in picture["text/html"]
 
 
 @pytest.mark.parametrize("shown", ["thread", "current"], indirect=True)

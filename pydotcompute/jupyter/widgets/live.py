@@ -320,6 +320,7 @@ class Live:
             if view in self._views:
                 self._views.remove(view)
             self._adapt()
+            self._doze()
 
     def view_told(self, view: comm.View, message: schema.Message) -> None:
         if self._ended.is_set():
@@ -460,13 +461,25 @@ class Live:
             return True
         if self._source.closed and self._status != "frozen":
             self._settle("closed", refresh=True)
-            return self._settled.wait(0.5)  # else the runtime, still closing, took the listener off
+            over = self._settled.wait(0.5)  # else the runtime, still closing, took the listener off
+        else:
+            over = False
+        self._doze()
+        return over
+
+    def _doze(self) -> None:
+        """Rest, if nobody has had a view of it for long, or at once if its cells show something else now.
+
+        A last picture stays: that of one which is frozen, or closed and may still stand in the notebook.
+        """
         with self._writing:
-            quiet = self._status == "live" and not self._listening  # else it is the last picture
-            patience = 0 if self._replaced else comm.GONE
+            if self._status == "live":
+                quiet = not self._listening
+            else:
+                quiet = self._status == "closed" and self._settled.is_set() and self._replaced and not self._views
+            patience = 0.0 if self._replaced else comm.GONE
             if quiet and self._frame is not None and time.monotonic() - self._quiet_since > patience:
                 self._rest()
-        return False
 
 
 _shown: dict[str, tuple[int, WeakSet[Live]]] = {}
@@ -483,6 +496,7 @@ def _shown_here(live: Live) -> None:
         for one in those:
             one._cells.discard(cell.id)
             one._replaced = not one._cells
+            one._doze()
         those = WeakSet()
     those.add(live)
     live._cells.add(cell.id)
