@@ -214,7 +214,7 @@ class Survey:
             "states": np.bincount(self._state, minlength=len(STATES)).tolist(),
             "queued": wire.count(int(self._column("queue_depth").sum())),
             "rate": _number(np.nansum(rate)) if not np.isnan(rate).all() else None,
-            "lag": round(max(lags), 3) if lags else None,
+            "lag": round(max(lags), 2) if lags else None,
             "deadLetters": wire.count(sum(one.frame.dead_letters for one in self._found)),
         }
 

@@ -25,7 +25,7 @@ from .schema import RefusedError
 log = logging.getLogger("pydotcompute")
 
 SHARE = 0.2
-"""Of all time, at most so much is spent on frames: where a look at all kernels takes long, frames are fewer."""
+"""Of all time, at most so much is spent on frames that nobody asked for: where one takes long, they are fewer."""
 
 
 class View(comm.View):
@@ -41,7 +41,8 @@ class View(comm.View):
         """The comm that frames go to."""
         self.context = contextvars.copy_context()  # ipykernel 7.0 looks up there what is published on a thread
         self.number = 0
-        self.due = 0.0
+        self.due = self.rested = 0.0
+        """When it gets its next frame, and when at the earliest if it asks for one."""
         self.sent_at = 0.0
         self.sent: dict[str, Any] | None = None
         """What went out last."""
@@ -66,6 +67,7 @@ class Panel:
         self._thread: threading.Thread | None = None
         self._census = census.Census()
         self._held_up = False
+        self._took = 0.0  # seconds that the last frames took
         self._opened: dict[str, Callable[[], None]] = {}  # how to close what was opened, by model
 
     # -- what the browser asks for: any thread -------------------------------------------------------------------------
@@ -119,7 +121,7 @@ class Panel:
                 with self._changed:
                     if message.visible and (view.wish is None or not view.wish.visible):
                         view.received = view.number
-                    view.wish, view.asked, view.due = message, True, 0.0
+                    view.wish, view.asked, view.due = message, True, min(view.due, view.rested)
                     self._views.setdefault(view.key, view)  # it had been given up
             case wire.Received(number):
                 view.received = max(view.received, number)
@@ -147,7 +149,7 @@ class Panel:
         result = {"request": request, "ok": ok, "text": wire.text(text), "data": data}
         with self._changed:
             view.results.append((time.monotonic(), result))
-            view.due = 0.0
+            view.due = min(view.due, view.rested)
             self._go_on()
 
     def _aside(self, view: View, request: str, do: Callable[[], str | None]) -> None:
@@ -230,15 +232,16 @@ class Panel:
                 for view in looking:
                     if view.due <= now:
                         wish = self._sees(view, now)
-                        view.due = now + 1 / (wish.hz if wish is not None else 1)
+                        interval = 1 / (wish.hz if wish is not None else 1)
+                        view.due = (view.due if now - view.due < interval else now) + interval
                         due.append((view, wish, view.asked))
                         view.asked = False
             self._send(due)
-            took = time.monotonic() - now
             with self._changed:
+                self._took = time.monotonic() - now
                 for view, _, _ in due:
-                    if not view.asked:
-                        view.due = max(view.due, now + took / SHARE)
+                    view.rested = now + max(2 * self._took, 0.5 / wire.MAX_HZ)
+                    view.due = max(view.due, view.rested if view.asked else now + self._took / SHARE)
 
     def _send(self, due: list[tuple[View, wire.Look | None, bool]]) -> None:
         """Look, and send to each of these views what it wants to see."""
@@ -260,7 +263,6 @@ class Panel:
         now = time.monotonic()
         results = view.results_at(now)
         content = {
-            "hz": wish.hz if wish is not None else 1.0,
             "runtimes": survey.runtimes(),
             "summary": survey.summary if wish is not None and wish.summary else None,
             "cells": survey.cells if wish is not None and wish.cells else None,
@@ -276,7 +278,9 @@ class Panel:
             return
         view.number += 1
         view.sent, view.sent_at, view.stumbled = content, now, ""
-        frames.send({"version": wire.VERSION, "kind": "frame", "number": view.number, **content})
+        hz = min(wish.hz if wish is not None else 1.0, SHARE / max(self._took, 1e-6))
+        head = {"version": wire.VERSION, "kind": "frame", "number": view.number, "hz": max(round(hz, 2), 0.01)}
+        frames.send(head | content)
 
     def _stumble(self, view: View, error: Exception) -> None:
         """It cannot be drawn: log why, once for each reason, and say it."""

@@ -215,6 +215,7 @@ def test_hz_is_the_number_of_frames_a_second(page, browser, start, hz):
 
 def test_with_sums_and_cells_alone_a_frame_goes_out_when_something_changes(page, browser, start, alone, runtime):
     start("a")
+    runtime._lag = None  # it may change whenever this machine has much to do
     browser.next(summary=True, cells=True)
     browser.frame(lambda frame: frame["summary"]["rate"] == 0)
     looks = []
@@ -228,7 +229,7 @@ def test_with_sums_and_cells_alone_a_frame_goes_out_when_something_changes(page,
     told = len(browser.frames)
     Browser(page).look(list=LIST)  # another one, whose frames show that time goes on
     page.wait(lambda: len(looks) >= 6)
-    assert len(browser.frames) - told <= 1  # the loop may have become a little late once
+    assert len(browser.frames) == told
     runtime.sync.deactivate("a")
     browser.frame(lambda frame: frame["summary"]["states"][STATES.index("DEACTIVATED")] == 1)
     told = len(browser.frames)
@@ -740,6 +741,20 @@ def test_hundred_thousand_kernels_do_not_break_it(page, browser, start, runtime,
     assert shown["list"]["rows"][0][5] == 6
     shown = browser.next(details={"runtime": runtime._serial, "kernel": "worker-99999"})
     assert shown["details"]["missing"] is None
+
+
+def test_where_a_look_takes_long_frames_are_fewer_and_who_asks_need_not_wait(page, browser, start, monkeypatch):
+    start("a")
+    monkeypatch.setattr(panel, "SHARE", 1e-5)
+    browser.look(list=LIST)
+    browser.frame()
+    frame = browser.next(list=LIST | {"filter": "a"})
+    assert frame["hz"] < 1
+    told = len(browser.frames)
+    other = Browser(page)
+    for _ in range(5):
+        other.next(list=LIST)
+    assert len(browser.frames) == told
 
 
 @pytest.mark.parametrize("kernel_id", ["<img src=x onerror=alert(1)>", "x" * 5_000, "\ud800", "9" * 5_000, "a\nb\0c"])
