@@ -248,6 +248,7 @@ class Router:
         self.closed, kernels = True, self.kernels
         self._let_share(())
         del self.runtime._routers[self.id]
+        self.runtime._sent_before.update(self._given())
         for link in list(self.runtime._links):
             if self in link.targets:
                 await link.end(self)
@@ -524,6 +525,7 @@ async def router(
     runtime._routers[router_id] = made
     for other in runtime._kernels.values():  # to one that was closed
         other._sent.pop(router_id, None)
+    runtime._sent_before.pop(router_id, None)
     try:
         if made._kernel is not None:
             assert size is not None

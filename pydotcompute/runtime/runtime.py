@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import logging
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
@@ -128,6 +128,8 @@ class RingKernelRuntime:
         self._table = CounterTable()
         self._frames = self._framed = self._part = 0
         self._launches = 0
+        # What was sent to whom by kernels whose ids others have now, and by closed routers: not from outside.
+        self._sent_before: Counter[str] = Counter()
         # What a frame is made from, and the number of launches that it was made at:
         self._roster: tuple[int, list[RingKernel], tuple[str, ...], list[int], NDArray[np.int64]] | None = None
         self._lag: LoopLag | None = None
@@ -520,6 +522,8 @@ class RingKernelRuntime:
             former._retire()
             for other in self._kernels.values():
                 other._sent.pop(name, None)
+            self._sent_before.pop(name, None)
+            self._sent_before.update(former._handed_over())
         launched = (
             CompiledKernel(self, definition, name, self._engine(definition))
             if isinstance(definition, StepDefinition)
@@ -1686,8 +1690,8 @@ class RingKernelRuntime:
         Returns:
             (source, target) and the count, above 0, for each pair of ids. Source None: from outside the kernels.
             Messages that wait for room in a full mailbox may be among them. The counts of a kernel that was launched
-            again under its id begin anew, those of what was sent to it too; what a router gave that was closed since
-            counts as from outside.
+            again under its id begin anew, those of what was sent to it too: what the former one has sent is in none of
+            them, and so it is with a router that was closed since.
         """
         kernels, routers = dict(self._kernels), dict(self._routers)
         for kernel in kernels.values():
@@ -1703,6 +1707,9 @@ class RingKernelRuntime:
             edges.update({(kernel_id, target): n for target, n in kernel._handed_over().items() if target in left})
         for (_, target), n in edges.items():
             left[target] -= n
+        for target, n in dict(self._sent_before).items():
+            if target in left:
+                left[target] -= n
         edges.update({(None, target): n for target, n in left.items()})
         return {edge: n for edge, n in edges.items() if n > 0}
 

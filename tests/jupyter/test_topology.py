@@ -18,6 +18,7 @@ from tests.jupyter.page import Page
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)  # bqplot's own, of how it uses traitlets
     from pydotcompute.jupyter.widgets import Topology, topology
+    from pydotcompute.jupyter.widgets.topology import BOX, LABEL
 
 pytestmark = pytest.mark.needs_notebook
 
@@ -328,6 +329,46 @@ def test_the_picture_that_stays(graph: Topology, runtime: RingKernelRuntime, sta
     assert "a<b>" not in html
     assert "no message yet: quiet" in html
     assert "src='data:image/svg+xml;base64," in html
+
+
+def test_where_nothing_comes_from_outside_there_is_no_place_for_it(page: Page, graph: Topology, runtime, start):
+    @ring_kernel
+    async def source(ctx):
+        await ctx.tell("b", 1)
+        async for _ in ctx:
+            pass
+
+    start("b")
+    for _ in range(2):  # what the first one has sent does not come from outside when the second is there
+        runtime.sync.launch(source)
+        runtime.sync.activate("source")
+        runtime.sync.wait_idle()
+        runtime.sync.terminate("source")
+    page.view(graph)
+    frame = page.frame(has_graph)
+    assert sent(frame) == {("source", "b"): 1}
+    nodes = named(frame)
+    assert nodes["outside"]["at"] is None
+    left, _, width, _ = frame["graph"]["view"]
+    assert left < nodes["source"]["at"][0] < left + BOX[0]
+    assert nodes["b"]["at"][0] < left + width < nodes["b"]["at"][0] + 2 * BOX[0]
+
+
+def test_rates_are_written_where_they_cover_nothing(page: Page, graph: Topology, runtime, start: Callable[..., None]):
+    ids = [f"k{i}x" for i in range(8)]
+    start(*ids)
+    for one in ids:
+        runtime.sync.send_many(one, ids)  # each to each
+    runtime.sync.wait_idle()
+    page.view(graph)
+    frame = page.frame(has_graph)
+    arrows, nodes = frame["graph"]["arrows"], [node["at"] for node in frame["graph"]["nodes"] if node["at"]]
+    places = [arrow["label"] for arrow in arrows if arrow["free"]]
+    assert 20 < len(places) < len(arrows) == 72
+    apart = [abs(x - a) >= LABEL[0] or abs(y - b) >= LABEL[1] for (x, y), (a, b) in combinations(places, 2)]
+    assert all(apart)
+    inside = [abs(x - a) < BOX[0] / 2 and abs(y - b) < BOX[1] / 2 for x, y in places for a, b in nodes]
+    assert not any(inside)
 
 
 def test_what_it_does_not_take(page: Page, graph: Topology, runtime: RingKernelRuntime):

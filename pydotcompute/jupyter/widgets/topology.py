@@ -42,6 +42,10 @@ BOX, PITCH, MARGIN = (152, 46), (240, 80), (16, 28)
 """Of a node, from one to the next, and around all: width and height in CSS pixels."""
 TIP = 9
 """Length of an arrow's head."""
+LABEL = (44, 13)
+"""Of the rate at an arrow, such as ``12.3 k/s``: width and height in CSS pixels."""
+ALONG = (0.5, 0.35, 0.65, 0.22, 0.78)
+"""How far along a curve a rate may stand, the best first."""
 
 _NUMBERED = re.compile(r"(.*?)\d+", re.DOTALL)
 _TONES = {"ACTIVE": "#1a7f37", "DEACTIVATED": "#9a6700", "TERMINATING": "#9a6700", "FAILED": "#cf222e"}
@@ -91,6 +95,9 @@ class Arrow(NamedTuple):
     tip: tuple[float, float, int]
     """Where its head ends, and in which direction that points: degrees from the right, clockwise."""
     label: tuple[float, float]
+    """Where its rate is written."""
+    free: bool = True
+    """Whether nothing else stands there; else the rate is written only while the arrow is looked at."""
 
 
 class Topology(LiveWidget):
@@ -194,15 +201,6 @@ class Topology(LiveWidget):
             (one, other): max(n - (before.get((one, other), 0) if one in same and other in same else 0), 0)
             for (one, other), n in counts.items()
         }
-        # What somebody had sent who was made anew counts as from outside now, but nothing has come from there.
-        outside = {other: 0 for one, other in counts if one is None}
-        for (one, other), n in counts.items():
-            if other in outside:
-                outside[other] += n if one is None else n - more[one, other]
-        for (_, other), n in before.items():
-            if other in outside and other in same:
-                outside[other] -= n
-        more.update({(None, other): max(n, 0) for other, n in outside.items()})
         return {edge: n / passed for edge, n in more.items()}
 
     def _make_nodes(self, frame: Frame) -> None:
@@ -285,7 +283,7 @@ class Topology(LiveWidget):
         talking = {key for edge in edges for key in edge}
         self._layers.arrange([node.key for node in self._nodes if node.key in talking], edges, groups)
         places = self._layers.places
-        self._arrows = [_arrow(one, other, places) for one, other in edges]
+        self._arrows = _labelled([_arrow(one, other, places) for one, other in edges], places)
         self._groups = []
         for group in dict.fromkeys(groups.values()):
             own = sorted(places[key] for key, one in groups.items() if one is group and key in places)
@@ -312,7 +310,7 @@ class Topology(LiveWidget):
         if full or self._told != self._structure:
             self._told = self._structure
             content["graph"] = {
-                "size": _size(places),
+                "view": _box(places),
                 "box": BOX,
                 "nodes": [
                     {
@@ -342,7 +340,7 @@ class Topology(LiveWidget):
             image = base64.b64encode(self._svg().encode()).decode()
             alt = f"Who sends to whom among {n:,} ring kernels; the table below says it in words"
             parts.append(
-                f"<img style='width:100%;max-width:{_size(places)[0]}px' alt='{alt}' "
+                f"<img style='width:100%;max-width:{_box(places)[2]}px' alt='{alt}' "
                 f"src='data:image/svg+xml;base64,{image}'>"
             )
             parts.append(self._table_html())
@@ -369,7 +367,7 @@ class Topology(LiveWidget):
         """The graph as it is now; readable on light and dark pages."""
         assert self._frame is not None
         places, grey = self._layers.places, "#7d8590"
-        width, height = _size(places)
+        view = " ".join(map(str, _box(places)))
         parts = [
             f"<path d='{group['hull']}' fill='#8250df' fill-opacity='.08' stroke='#8250df' stroke-dasharray='5 3'/>"
             for group in self._groups
@@ -386,7 +384,7 @@ class Topology(LiveWidget):
             if node.key in places:
                 parts.append(_node_svg(node, _middle(places[node.key]), _numbers(node, self._frame.rows)))
         return (
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {width} {height}' font-size='12' "
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='{view}' font-size='12' "
             f"text-anchor='middle' font-family='system-ui,sans-serif'>{''.join(parts)}</svg>"
         )
 
@@ -439,7 +437,7 @@ def _below(node: Node, now: Mapping[str, Any]) -> str:
     """What stands below the name of a node; `static/topology.js` has the same."""
     state = worst(now["states"])
     if state is None:
-        return node.note if node.kind == "router" else "not a ring kernel"
+        return node.note if node.kind == "router" else "cells and scripts"
     words = in_words(now["states"]) if node.kind == "many" else STATE_WORDS[state]
     return f"{words} · {now['depth']:,} queued" if now["depth"] else words
 
@@ -457,31 +455,58 @@ def _middle(place: Place) -> tuple[float, float]:
     return MARGIN[0] + place.column * PITCH[0] + BOX[0] / 2, MARGIN[1] + place.row * PITCH[1] + BOX[1] / 2
 
 
-def _size(places: Mapping[str, Place]) -> tuple[int, int]:
-    """Width and height of all, in pixels; on the right there is room for arrows within the last column."""
-    columns = max((place.column for place in places.values()), default=0)
+def _box(places: Mapping[str, Place]) -> tuple[int, int, int, int]:
+    """What an image of all shows: its left and upper edge, width and height in pixels.
+
+    It begins with the first column in which there is something, which is another one while nothing comes from outside;
+    on the right there is room for arrows within the last column.
+    """
+    columns = [place.column for place in places.values()] or [0]
     rows = max((place.row for place in places.values()), default=0.0)
-    width = 2 * MARGIN[0] + columns * PITCH[0] + BOX[0] + 50
-    return width, math.ceil(2 * MARGIN[1] + rows * PITCH[1] + BOX[1])
+    width = 2 * MARGIN[0] + (max(columns) - min(columns)) * PITCH[0] + BOX[0] + 50
+    return min(columns) * PITCH[0], 0, width, math.ceil(2 * MARGIN[1] + rows * PITCH[1] + BOX[1])
 
 
-def _arrow(source: str, target: str, places: Mapping[str, Place]) -> Arrow:
+Spots = list[tuple[float, float]]
+"""Where the middle of an arrow's rate may stand, the best first."""
+
+
+def _labelled(arrows: Sequence[tuple[Arrow, Spots]], places: Mapping[str, Place]) -> list[Arrow]:
+    """The arrows, the most important first, with their rates where they cover neither each other nor a node."""
+    wide, high = LABEL
+    apart = [(x, y, (BOX[0] + wide) / 2, (BOX[1] + high) / 2 - 2) for x, y in map(_middle, places.values())]
+    found = []
+    for arrow, spots in arrows:
+        for x, y in spots:
+            if all(abs(x - other) >= dx or abs(y - 4 - middle) >= dy for other, middle, dx, dy in apart):
+                apart.append((x, y - 4, wide, high))
+                found.append(arrow._replace(label=(x, y)))
+                break
+        else:
+            found.append(arrow._replace(free=False))
+    return found
+
+
+def _arrow(source: str, target: str, places: Mapping[str, Place]) -> tuple[Arrow, Spots]:
     """From one node to another; forward ones go out and come in a little higher than backward ones."""
     (x0, y0), (x1, y1), half = _middle(places[source]), _middle(places[target]), BOX[0] / 2
     if source == target:  # a loop above it
         x, y = x0 + half - 40, y0 - BOX[1] / 2
         path = f"M{x:g} {y:g}C{x:g} {y - 26:g} {x + 24:g} {y - 26:g} {x + 24:g} {y - TIP:g}"
-        return Arrow(source, target, path, (x + 24, y, 90), (x - 26, y - 8))
+        label = x - 26, y - 8
+        return Arrow(source, target, path, (x + 24, y, 90), label), [label]
     first, last = places[source].column, places[target].column
     if first == last:  # around the right side
         right = x0 + half
         bend = right + 30 + 3 * min(abs(y1 - y0) / BOX[1], 8)
         path = f"M{right:g} {y0:g}C{bend:g} {y0:g} {bend:g} {y1:g} {right + TIP:g} {y1:g}"
-        return Arrow(source, target, path, (right, y1, 180), (right / 4 + bend * 3 / 4, (y0 + y1) / 2))
+        side = [(_curve(right, bend, bend, right + TIP, t), _curve(y0, y0, y1, y1, t)) for t in ALONG]
+        return Arrow(source, target, path, (right, y1, 180), side[0]), side
     way = 1 if first < last else -1
     y0, y1 = y0 - 6 * way, y1 - 6 * way
     x, y = x0 + way * half, y0
     path = f"M{x:g} {y:g}"
+    spots: Spots = []
     for column in range(first + way, last + way, way):
         if column == last:
             end, height, beyond = x1 - way * (half + TIP), y1, ""
@@ -489,10 +514,19 @@ def _arrow(source: str, target: str, places: Mapping[str, Place]) -> Arrow:
             middle = MARGIN[0] + column * PITCH[0] + half
             height = _gap(y0 + (y1 - y0) * (column - first) / (last - first), column, places)
             end, beyond = middle - way * half, f"H{middle + way * half:g}"
-        bend, label = (x + end) / 2, ((x + end) / 2, (y + height) / 2 + (-5 if way > 0 else 13))
+        bend, beside = (x + end) / 2, -5 if way > 0 else 13
+        spots = [
+            *((_curve(x, bend, bend, end, t), _curve(y, y, height, height, t) + beside) for t in ALONG),
+            *spots,
+        ]
         path += f"C{bend:g} {y:g} {bend:g} {height:g} {end:g} {height:g}{beyond}"
         x, y = end + way * BOX[0], height
-    return Arrow(source, target, path, (x1 - way * half, y1, 0 if way > 0 else 180), label)
+    return Arrow(source, target, path, (x1 - way * half, y1, 0 if way > 0 else 180), spots[0]), spots
+
+
+def _curve(a: float, b: float, c: float, d: float, t: float) -> float:
+    """A coordinate of a cubic Bézier curve, at `t` from 0 to 1."""
+    return (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t**2 * c + t**3 * d
 
 
 def _gap(wanted: float, column: int, places: Mapping[str, Place]) -> float:

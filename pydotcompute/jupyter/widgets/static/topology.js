@@ -1,6 +1,7 @@
 // Who sends to whom. Follows common.js; what stands where is decided in topology.py, and comes when it has changed.
 const TIP = 9;
 const LABELS = 24; // arrows whose rate is written
+const ROOM = 25; // letters below the name of a node
 const WORST = ["FAILED", "TERMINATING", "DEACTIVATED", "ACTIVE", "LAUNCHED", "CREATED", "TERMINATED"];
 const NODE_ICON = { outside: "M1 5h5M4 2.5L6.8 5L4 7.5M8.5 1v8", router: "M5 .5L9.5 5L5 9.5L.5 5z", many: "M.5 2.5h7v7h-7zM2.5 .5h7v7" };
 
@@ -113,8 +114,8 @@ function topology(shared) {
 
     function build() {
       const focused = own.activeElement?.closest?.("[data-key]")?.dataset.key;
-      const [width, height] = graph.size;
-      const image = shape("svg", { viewBox: `0 0 ${width} ${height}`, role: "group", "aria-label": "Who sends to whom" });
+      const width = graph.view[2];
+      const image = shape("svg", { viewBox: graph.view.join(" "), role: "group", "aria-label": "Who sends to whom" });
       image.style.maxWidth = `${width}px`;
       image.style.minWidth = `${Math.round(width * 0.8)}px`;
       for (const { hull, name, at } of graph.groups) {
@@ -140,7 +141,7 @@ function topology(shared) {
       built = structure;
     }
 
-    function newArrow({ source, target, path, tip, label: [x, y] }) {
+    function newArrow({ source, target, path, tip, label: [x, y], free }) {
       const line = shape("path", { d: path, class: "pdc-line" });
       const head = shape("path", { transform: `translate(${tip[0]} ${tip[1]}) rotate(${tip[2]})`, class: "pdc-head-of" });
       const words = shape("title");
@@ -151,6 +152,7 @@ function topology(shared) {
         target,
         el,
         label,
+        free,
         words: text(words),
         rate: text(label),
         lit: field((lit) => {
@@ -249,7 +251,7 @@ function topology(shared) {
       if (!content.kernels) empty.replaceChildren("No ring kernels yet: ", h("code", {}, "await runtime.launch(…)"));
       else if (!arrows.length) empty.replaceChildren("Nobody has sent anything yet: ", h("code", {}, "await runtime.send(…)"));
 
-      const least = [...content.rates].sort((a, b) => b - a)[LABELS - 1] ?? 0;
+      const least = content.rates.filter((_, i) => arrows[i].free).sort((a, b) => b - a)[LABELS - 1] ?? 0;
       const near = new Set([chosen]);
       arrows.forEach((arrow, i) => {
         const rate = content.rates[i];
@@ -260,7 +262,7 @@ function topology(shared) {
         arrow.idle(!rate);
         arrow.lit(lit);
         arrow.words(`${arrow.from} → ${arrow.to}: ${count(sent)} message${sent === 1 ? "" : "s"}${rateWords(rate)}`);
-        arrow.rate(rate && (lit || (rate >= 0.05 && rate >= least)) ? `${perSecond(rate)}/s` : "");
+        arrow.rate(rate && (lit || (arrow.free && rate >= 0.05 && rate >= least)) ? `${perSecond(rate)}/s` : "");
       });
       graph.nodes.forEach(({ key }, i) => {
         const node = nodes.get(key);
@@ -270,7 +272,7 @@ function topology(shared) {
         const words = below(node, now, state);
         node.tone(state ? LOOK[state].tone : "none");
         node.icon(NODE_ICON[node.kind] && !(node.kind === "many" && state === "FAILED") ? NODE_ICON[node.kind] : LOOK[state].shape);
-        node.below(words);
+        node.below(node.at ? fitted(words, now, state) : words);
         node.fill(now.bound ? Math.min(now.depth / now.bound, 1) : 0);
         node.chosen(String(key === chosen));
         node.opened(node.kind === "many" && key !== "+" ? String(content.open.includes(key)) : null);
@@ -282,10 +284,20 @@ function topology(shared) {
 
     /** What stands below the name of a node; topology.py has the same. */
     function below(node, now, state) {
-      if (node.kind === "outside") return "not a ring kernel";
+      if (node.kind === "outside") return "cells and scripts";
       if (node.kind === "router") return node.note;
       const words = node.kind === "many" ? inWords(now.states) : LOOK[state].word;
       return now.depth ? `${words} · ${short(now.depth)} queued` : words;
+    }
+
+    /** The same where there is room for so many letters: what is wrong comes first. */
+    function fitted(words, now, state) {
+      if (words.length <= ROOM) return words;
+      const all = now.states.reduce((sum, n) => sum + n, 0);
+      const those = now.states[STATES.indexOf(state)];
+      const queued = now.depth ? `, ${short(now.depth)} queued` : "";
+      const brief = `${short(those)} ${LOOK[state].word}${those < all ? ` of ${short(all)}` : ""}${queued}`;
+      return brief.length <= ROOM ? brief : `${brief.slice(0, ROOM - 1)}…`;
     }
 
     function drawDetail(content) {
@@ -300,6 +312,7 @@ function topology(shared) {
           ? [h("b", {}, name), ...others.map((one) => h("span", {}, one))]
           : [h("span", {}, "Click a node for its numbers; the arrow keys go from one to the next.")]),
       );
+      detail.hidden = !content.kernels;
     }
 
     function facts(content, node, now) {
