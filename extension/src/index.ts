@@ -7,7 +7,9 @@ import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 
 import { addBadges } from './badges';
+import highlight from './highlight';
 import { icon } from './icon';
+import launcher from './launcher';
 import { ACTS } from './look';
 import { Model } from './model';
 import { Side } from './side';
@@ -15,6 +17,7 @@ import { addPictures } from './pictures';
 import { type IKernelRef, VERBS, VIEWS } from './protocol';
 import { Status } from './status';
 import { addTabs } from './tabs';
+import templates from './templates';
 import { type IModel, IRingKernels, type ISource } from './tokens';
 import { track } from './tracker';
 
@@ -142,4 +145,4 @@ function addCommands(
   }
 }
 
-export default [kernels, plugin];
+export default [kernels, plugin, templates, launcher, highlight];
