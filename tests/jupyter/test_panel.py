@@ -529,12 +529,21 @@ def test_a_kernel_in_all_details(browser, many, runtime):
     assert details("nobody")["missing"] == "no ring kernel 'nobody' was launched on this runtime"
 
 
-def test_the_error_of_a_kernel_that_was_started_again_stays_and_another_one_replaces_it(browser, many, runtime):
-    wish = {"details": {"runtime": runtime._serial, "kernel": "Alpha"}}
-    browser.next(lambda frame: frame["details"]["error"], **wish)
-    runtime.sync.restart("Alpha")
-    frame = browser.next(lambda frame: frame["details"]["state"] == STATES.index("ACTIVE"), **wish)
-    assert frame["details"]["error"] is None or "kelvinn" in frame["details"]["error"]["text"]
+def test_the_last_error_of_a_kernel_that_starts_again_is_told_until_there_is_another(browser, runtime):
+    @ring_kernel(restart="on_failure")
+    async def counting(ctx):
+        async for message in ctx:
+            raise ValueError(message)
+
+    runtime.sync.launch(counting)
+    runtime.sync.activate("counting")
+    wish = {"details": {"runtime": runtime._serial, "kernel": "counting"}}
+    for number in ("one", "two"):
+        runtime.sync.send("counting", number)
+        frame = browser.next(lambda f, text=number: text in (f["details"]["error"] or {"text": ""})["text"], **wish)
+        assert frame["details"]["error"]["traceback"].endswith(f"ValueError: {number}")
+    assert browser.frame(lambda frame: frame["details"]["statistics"]["restarts"] == 2)
+    assert browser.frames[-1]["details"]["error"]["text"] == "ValueError: two"
 
 
 # -- runtimes ----------------------------------------------------------------------------------------------------------
