@@ -20,6 +20,9 @@ const icon = new LabIcon({
 </svg>`
 });
 
+/** Cards of this category show a picture by its address, or else a letter. */
+const PICTURE = `data:image/svg+xml,${encodeURIComponent(icon.svgstr)}`;
+
 const plugin: JupyterFrontEndPlugin<void> = {
   id: 'pydotcompute:launcher',
   description: 'Makes a notebook with a ring kernel in it.',
@@ -80,7 +83,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
         card?.dispose();
         card = null;
       } else if (launcher && !card) {
-        card = launcher.add({ command: COMMAND, category: 'Notebook', rank: 100 });
+        card = launcher.add({ command: COMMAND, category: 'Notebook', rank: 100, kernelIconUrl: PICTURE });
       }
     };
     kernelspecs.specsChanged.connect(follow);

@@ -10,7 +10,8 @@ const COLOURS: Readonly<Record<Exclude<Kind, 'code'>, string>> = {
   magic: 'keyword',
   command: 'def',
   option: 'attribute',
-  kernel: 'variable-2',
+  definition: 'def',
+  kernel: 'variable',
   string: 'string',
   number: 'number',
   value: 'variable'
@@ -31,6 +32,8 @@ for (const [kind, colour] of Object.entries(COLOURS)) {
 /** Cell magics whose cells are Python all the same. */
 const PYTHON = /^\s*%%(ring_kernel|time|timeit|capture|prun|debug)(?=\s|$)/;
 const OTHER = /^\s*%%/;
+/** After a magic or a command of the shell, Python's parser does not know that a statement begins. */
+const AFTER = /^\s*[%!]/;
 const IS_TEXT = /String$|^Comment$/;
 
 /** The words to colour between two places of a cell. */
@@ -48,7 +51,7 @@ export function* found(state: EditorState, from: number, to: number): Generator<
   }
   for (let line = doc.lineAt(from); ; line = doc.line(line.number + 1)) {
     const tokens = line.number === first.number && OTHER.test(line.text) ? ofCell(line.text) : ofLine(line.text);
-    if (tokens.length && isMagic(state, line.from, tokens)) {
+    if (tokens.length && isMagic(state, line.from, tokens, line.number > 1 ? doc.line(line.number - 1).text : '')) {
       for (const token of tokens) {
         yield { from: line.from + token.from, to: line.from + token.to, kind: token.kind };
       }
@@ -59,15 +62,15 @@ export function* found(state: EditorState, from: number, to: number): Generator<
   }
 }
 
-/** Whether it is not part of a text over several lines, nor "modulo ring", which goes on from the line before. */
-function isMagic(state: EditorState, start: number, tokens: IToken[]): boolean {
+/** Whether it is not part of a text over several lines, nor "modulo ring", which goes on from the line above. */
+function isMagic(state: EditorState, start: number, tokens: IToken[], above: string): boolean {
   const node = syntaxTree(state).resolveInner(start + tokens[0]!.from, 1);
   for (let up: typeof node | null = node; up; up = up.parent) {
     if (IS_TEXT.test(up.name)) {
       return false;
     }
   }
-  return tokens.length > 1 || node.name !== 'ArithOp';
+  return tokens.length > 1 || node.name !== 'ArithOp' || AFTER.test(above);
 }
 
 const words = ViewPlugin.fromClass(

@@ -1,8 +1,8 @@
 /** What the words of a `%%ring_kernel` or `%ring` line are. */
 import words from './magics.json';
 
-/** `code` is left to Python's own highlighting. */
-export type Kind = 'magic' | 'command' | 'option' | 'kernel' | 'string' | 'number' | 'value' | 'code';
+/** A `definition` is the kernel that a cell defines; `code` is left to Python's own highlighting. */
+export type Kind = 'magic' | 'command' | 'option' | 'definition' | 'kernel' | 'string' | 'number' | 'value' | 'code';
 
 export interface IToken {
   from: number;
@@ -30,7 +30,7 @@ export function ofCell(text: string): IToken[] {
     return [];
   }
   const to = found[0].length;
-  return [{ from: to - found[1]!.length, to, kind: 'magic' }, ...rest(text, to, ['kernel', 'value'])];
+  return [{ from: to - found[1]!.length, to, kind: 'magic' }, ...rest(text, to, ['definition', 'value'])];
 }
 
 /** The words of a `%ring` line; none if it is another one. */

@@ -16,7 +16,7 @@ TEMPLATES: dict[str, list[list[str]]] = json.loads((SOURCES / "templates.json").
 SHOWS = {
     "async": r"averages is active.*Average\(sensor='roof', celsius=21\.5\).*takes over.*celsius=21\.5",
     "compiled": r"means is active.*Mean\(sensor=3, value=20\.0\).*array\(\[.*takes over.*array\(\[",
-    "gpu": r"smooth is active.*runs on c.*array\(\[0\.25, 0\.25.*takes over.*array\(\[0\.4375, 0\.4375",
+    "gpu": r"smooth is active.*runs on: c.*array\(\[0\.25, 0\.25.*takes over.*array\(\[0\.4375, 0\.4375",
     "notebook": r"count_words is active.*'ring': 2.*Dashboard.*takes over.*'ring': 4.*Dashboard",
 }
 

@@ -14,19 +14,19 @@ function told(text: string, tokens: Iterable<{ from: number; to: number; kind: s
 describe('the words of a line', () => {
   it.each([
     ['%%ring_kernel', 'magic(%%ring_kernel)'],
-    ['%%ring_kernel shout', 'magic(%%ring_kernel) kernel(shout)'],
+    ['%%ring_kernel shout', 'magic(%%ring_kernel) definition(shout)'],
     [
       '%%ring_kernel stats --state Past --queue-size 10',
-      'magic(%%ring_kernel) kernel(stats) option(--state) value(Past) option(--queue-size) number(10)'
+      'magic(%%ring_kernel) definition(stats) option(--state) value(Past) option(--queue-size) number(10)'
     ],
     [
       '%%ring_kernel --restart stats --backend=cpu --quantum=0.5',
-      'magic(%%ring_kernel) option(--restart) kernel(stats) option(--backend) value(cpu) option(--quantum) number(0.5)'
+      'magic(%%ring_kernel) option(--restart) definition(stats) option(--backend) value(cpu) option(--quantum) number(0.5)'
     ],
-    ['%%ring_kernel "my kernel" x', 'magic(%%ring_kernel) kernel("my kernel") value(x)'],
+    ['%%ring_kernel "my kernel" x', 'magic(%%ring_kernel) definition("my kernel") value(x)'],
     [
       "%%ring_kernel a --backoff 'Backoff(1, 2)' --window",
-      "magic(%%ring_kernel) kernel(a) option(--backoff) string('Backoff(1, 2)') option(--window)"
+      "magic(%%ring_kernel) definition(a) option(--backoff) string('Backoff(1, 2)') option(--window)"
     ],
     ['%%ring_kernels x', ''],
     ['%%time', ''],
@@ -79,9 +79,10 @@ describe('the lines of a cell', () => {
   it.each([
     [
       '%%ring_kernel a\n%ring pause b\nasync def a(ctx):\n    pass',
-      'magic(%%ring_kernel) kernel(a) magic(%ring) command(pause) kernel(b)'
+      'magic(%%ring_kernel) definition(a) magic(%ring) command(pause) kernel(b)'
     ],
-    ['\n\n%%ring_kernel a\n', 'magic(%%ring_kernel) kernel(a)'],
+    ['\n\n%%ring_kernel a\n', 'magic(%%ring_kernel) definition(a)'],
+    ['%ring pause a\n%ring\n!ls\n%ring', 'magic(%ring) command(pause) kernel(a) magic(%ring) magic(%ring)'],
     ['%%time\n%ring health', 'magic(%ring) command(health)'],
     ['x = 1\n%ring\ny = x', 'magic(%ring)'],
     ['if x:\n    y = %ring peek a', 'magic(%ring) command(peek) kernel(a)']
