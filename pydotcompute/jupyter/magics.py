@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from html import escape
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType
@@ -241,6 +242,16 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
+def help_html() -> str:
+    """The same, so that narrow pages break its lines between words."""
+    lines = ""
+    for line in help_text().splitlines():
+        indent = len(line) - len(line.lstrip()) + 4
+        lines += f"<div style='padding-left:{indent}ch;text-indent:-4ch'>{escape(line.lstrip())}</div>"
+    font = "12px/1.5 var(--jp-code-font-family,monospace)"
+    return f"<div style='font:{font};white-space:pre-wrap;word-break:normal;overflow-wrap:break-word'>{lines}</div>"
+
+
 _RESTART_WITH_VALUE = re.compile(rf"--restart[\s=]+({'|'.join(get_args(When))})\b")
 _INSTANCE = re.compile(r"(.+)\[(-?\d+)\]")
 _HEAD = re.compile(
@@ -371,7 +382,7 @@ class RingMagics(Magics):
         __tracebackhide__ = True  # an error in an expression is shown from the expression on
         name, rest = [*line.split(maxsplit=1), "", ""][:2]
         if name == "help":
-            print(help_text())  # noqa: T201
+            display({"text/plain": help_text(), "text/html": help_html()}, raw=True)  # type: ignore[no-untyped-call]
             return None
         if name not in ("", *COMMANDS):
             raise UsageError(f"no command {name!r}; `%ring help` lists them: {', '.join(COMMANDS)}")

@@ -7,13 +7,16 @@ import shlex
 import sys
 from asyncio import CancelledError
 from collections import Counter
+from collections.abc import Callable
+from functools import partial, wraps
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from IPython.core.interactiveshell import InteractiveShell
 
 from ..exceptions import PyDotComputeError
+from ..origin import notebook_shell
 from ..runtime.dead_letters import error_text
 from ..telemetry.trace import one_line
 
@@ -21,6 +24,9 @@ log = logging.getLogger("pydotcompute")
 
 _OURS = (PyDotComputeError, CancelledError, KeyboardInterrupt)  # the last two: a cell was interrupted as it waited
 _PACKAGE = str(Path(__file__).parents[1])
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 def written(verb: str, kernel_id: str) -> str:
@@ -45,6 +51,29 @@ class one_line_errors:  # noqa: N801 - used like a function
 def show_as(error: BaseException, lines: list[str]) -> None:
     """Let IPython show an error like this; its class stays, so that a cell can catch it."""
     vars(error)["_render_traceback_"] = lambda: lines
+
+
+def short_errors(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the notebook show what such a function does not take up to the line that calls it, without its own frames."""
+
+    @wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return function(*args, **kwargs)
+        except (PyDotComputeError, TypeError, ValueError) as error:
+            shell = notebook_shell()
+            if shell is not None and not hasattr(error, "_render_traceback_"):
+                vars(error)["_render_traceback_"] = partial(_lines_up_to_the_cell, shell, error)
+            raise
+
+    return called
+
+
+def _lines_up_to_the_cell(shell: InteractiveShell, error: BaseException) -> list[str]:
+    trace = error.__traceback__
+    kept = None if trace is None else without_our_end(trace)
+    lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, kept)
+    return lines
 
 
 def show_up_to_the_cell(

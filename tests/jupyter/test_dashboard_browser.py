@@ -57,6 +57,29 @@ print(json.dumps({
 """
 
 
+def test_a_launched_kernel_is_activated_and_dead_letters_of_former_ones_are_named(lab: Lab) -> None:
+    with lab.notebook([SHOW]) as nb:
+        nb.run(0)
+        nb.wait_done(0)
+        board = nb.output(0)
+        activate = board.locator("button[data-verb=activate]")
+        nb.expect(board.locator(ROW)).to_have_count(3)
+        nb.expect(activate).to_be_hidden()
+        nb.execute("await runtime.launch(worker, kernel_id='late')")
+        nb.expect(activate).to_be_disabled()
+        late = board.locator(ROW, has_text="late")
+        late.click()
+        activate.click()
+        nb.expect(late.locator(".pdc-state")).to_have_text("active")
+        nb.expect(activate).to_be_hidden()
+        nb.execute("await runtime.send('late', 'bad'); await runtime.wait_ended('late')")
+        nb.expect(late.locator(".pdc-state")).to_have_text("failed")
+        head = board.locator(".pdc-kpis")
+        nb.expect(head).not_to_contain_text("former")
+        nb.execute("await runtime.launch(worker, kernel_id='late')")
+        nb.expect(head).to_contain_text("dead letters, 1 of former kernels")
+
+
 def test_numbers_are_legible_whatever_their_size(lab: Lab) -> None:
     script = (ROOT / "pydotcompute/jupyter/widgets/static/common.js").read_text()
     words = script.partition("// -- words")[2].partition("\n")[2].partition("// -- DOM")[0]

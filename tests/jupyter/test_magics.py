@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 
 import pytest
 
@@ -990,7 +991,11 @@ def test_on_the_notebooks_own_loop_what_is_wrong_at_once_fails_the_cell(nb: Note
 
 
 def test_help(nb: NotebookKernel) -> None:
-    told = nb.run("%ring help").stdout
+    (message,) = [m for m in nb.run("%ring help").messages if m["msg_type"] == "display_data"]
+    told, html = (message["content"]["data"][form] for form in ("text/plain", "text/html"))
+    lines = re.findall(r"<div style='padding[^>]*>(.*?)</div>", html)
+    assert lines == [escape(line.strip()) for line in told.splitlines()]
+    assert "word-break:normal" in html  # else JupyterLab breaks lines within words
     for line in (
         "%ring status [KERNEL ...]",
         "%ring send KERNEL EXPRESSION",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -165,3 +166,24 @@ def test_without_the_extension_or_the_libraries_text_and_html_are_left(fresh: No
     fresh.run("%unload_ext pydotcompute" if "unload" not in how else "%load_ext pydotcompute")
     if "unload" in how:
         live(fresh.run("runtime"))
+
+
+def test_what_a_widget_does_not_take_is_told_up_to_the_cell(nb: NotebookKernel) -> None:
+    nb.run("from pydotcompute import dashboard, lifecycle, mailbox, memory, sequence, topology")
+    nb.run(ECHO)
+    for call, says in (
+        ("dashboard(runtime, layout='wide')", "ValueError: layout must be 'full' or 'compact', not 'wide'"),
+        ("dashboard(runtime, embed='nobody')", "KernelNotFoundError: no ring kernel 'nobody'"),
+        ("lifecycle('echo')", "TypeError: lifecycle takes the handle of a ring kernel"),
+        ("mailbox(runtime['echo'], limit=0)", "ValueError: limit must be an integer from 1 to 1000"),
+        ("memory(3)", "TypeError: "),
+        ("sequence(3)", "TypeError: sequence() takes a trace"),
+        ("topology(3)", "TypeError: topology takes a RingKernelRuntime, not 3"),
+    ):
+        reply = nb.fail(call).reply
+        assert reply is not None
+        told = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(reply["traceback"]))
+        assert says in told
+        assert f"----> 1 {call}" in told
+        assert "pydotcompute/jupyter" not in told
+        assert told.count("\n") < 12

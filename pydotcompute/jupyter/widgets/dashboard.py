@@ -23,6 +23,7 @@ from ..acts import METHODS, Make, fate, known, place, shortened, step, tag, trac
 from ..display import compact_html, dashboard_html, kernel_html
 from ..meters import Meters
 from ..rates import POINTS, Rates
+from ..reports import short_errors
 from .charts import Charts
 from .live import Live, RuntimeSource, source, style
 
@@ -38,6 +39,7 @@ DRAWN = 0.5
 _WORKING = (KernelState.ACTIVE, KernelState.TERMINATING)  # what the others wait for, the table says by their state
 
 
+@short_errors
 def dashboard(
     runtime: RingKernelRuntime,
     *,

@@ -16,6 +16,7 @@ from ...telemetry import Frame
 from ...telemetry.html import STATE_WORDS, duration, escape
 from .. import schema
 from ..acts import METHODS, Make, verbs
+from ..reports import short_errors
 from .live import LiveWidget, RuntimeSource, source, style
 
 SHOWN = 12
@@ -75,6 +76,7 @@ WAYS = (
 )
 
 
+@short_errors
 def lifecycle(kernel: RingKernel, *, hz: float = 5.0) -> Lifecycle:
     """The life of a ring kernel as a diagram: the present state lit, the way it came with times, and buttons.
 

@@ -22,6 +22,7 @@ from ...telemetry.html import STATE_WORDS, duration, escape, table_html
 from .. import schema
 from ..acts import METHODS, Make
 from ..display import brief, whole
+from ..reports import short_errors
 from .live import LiveWidget, RuntimeSource, source, style
 
 STEP = 5.0
@@ -36,6 +37,7 @@ PLACES = 32
 """Rings and queues of as many places or fewer are drawn place by place."""
 
 
+@short_errors
 def mailbox(kernel: RingKernel, *, hz: float = 5.0, limit: int = 100) -> MailboxView:
     """The queue of a ring kernel, message by message, with buttons to stop, step and change it.
 

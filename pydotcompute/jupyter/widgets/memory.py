@@ -18,6 +18,7 @@ from ...device.unified_buffer import UnifiedBuffer
 from ...exceptions import PyDotComputeError
 from ...telemetry import Frame
 from ...telemetry.html import escape
+from ..reports import short_errors
 from .live import LiveWidget, OwnSource, source, style
 
 MOST = 24
@@ -30,6 +31,7 @@ GRACE = 5.0
 """Seconds from the end of what it shows to that of the view: a page may be slow to open one that has just been made."""
 
 
+@short_errors
 def memory(
     what: UnifiedBuffer | MemoryPool | Iterable[UnifiedBuffer | MemoryPool] | Mapping[str, UnifiedBuffer | MemoryPool],
     *,

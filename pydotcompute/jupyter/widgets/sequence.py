@@ -11,6 +11,7 @@ from ...telemetry import Frame
 from ...telemetry.diagram import _DRAWN, OUTSIDE, Lane, _lanes_of, _mark_text, _sender
 from ...telemetry.html import _plural, duration, escape
 from ...telemetry.trace import Events, Trace, TraceEvent, one_line
+from ..reports import short_errors
 from ..schema import RefusedError, shown
 from .live import LiveWidget, OwnSource, source, style
 
@@ -38,6 +39,7 @@ _MARKS = ("crash", "drop", "restart", "state")
 _Key = tuple[str, int | None]
 
 
+@short_errors
 def sequence(trace: Events, *, hz: float = 5.0, limit: int = 200) -> SequenceView:
     """A live sequence diagram of a trace: its newest messages, what became of them, and what is in each of them.
 

@@ -18,6 +18,7 @@ from ...telemetry.html import STATE_WORDS, escape, table_html
 from .. import schema
 from ..acts import Make
 from ..layers import Layers, Place
+from ..reports import short_errors
 from .live import LiveWidget, RuntimeSource, source, style
 
 ALIKE = 12
@@ -56,6 +57,7 @@ Counts = dict[tuple[str | None, str], Any]
 """What `RingKernelRuntime.edges` counts, or how much more it is each second."""
 
 
+@short_errors
 def topology(runtime: RingKernelRuntime, *, hz: float = 2.0) -> Topology:
     """A live graph of who sends to whom, drawn from what was counted: see `RingKernelRuntime.edges`.
 

@@ -18,8 +18,8 @@ const LOOK = {
     word: "launched",
     tone: "idle",
     shape: RING,
-    verbs: ["stop"],
-    hint: "waits for await runtime.activate(…)",
+    verbs: ["activate", "stop"],
+    hint: "waits to be activated: select it and press Activate, or await runtime.activate(…)",
   },
   ACTIVE: { word: "active", tone: "ok", shape: DISC, verbs: ["pause", "restart", "stop"] },
   DEACTIVATED: {
@@ -40,7 +40,7 @@ const LOOK = {
   FAILED: { word: "failed", tone: "bad", shape: TRIANGLE, verbs: ["restart"] },
 };
 /** What the verbs of commands have done to a kernel. */
-const PAST = { pause: "paused", resume: "resumed", step: "stepped", restart: "restarted", stop: "stopped" };
+const PAST = { activate: "activated", pause: "paused", resume: "resumed", step: "stepped", restart: "restarted", stop: "stopped" };
 
 // -- words -------------------------------------------------------------------------------------------------------------
 

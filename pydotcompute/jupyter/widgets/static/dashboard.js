@@ -17,6 +17,7 @@ const COLUMNS = [
 ];
 const SERIES = 5;
 const VERBS = {
+  activate: ["Activate", PLAY],
   pause: ["Pause", BARS],
   resume: ["Resume", PLAY],
   step: ["Step", "M1 1l5 4l-5 4zM7 1h2v8h-2z"],
@@ -339,7 +340,13 @@ function table(view, ui, only) {
   const buttons = Object.entries(VERBS).map(([verb, [label, shape]]) => {
     const button = h("button", { type: "button", "data-verb": verb }, svg(shape), label);
     on(button, "click", () => command(verb));
-    return { verb, button, disabled: field((off) => (button.disabled = off)), title: attribute(button, "title") };
+    return {
+      verb,
+      button,
+      hide: field((hide) => (button.hidden = hide)),
+      disabled: field((off) => (button.disabled = off)),
+      title: attribute(button, "title"),
+    };
   });
   const titles = h("div", { class: "pdc-row pdc-titles", role: "row", "aria-rowindex": "1" });
   const sorters = TITLES.map(([column, name, left]) => {
@@ -562,7 +569,12 @@ function table(view, ui, only) {
     showGpus(content.gpus);
     settings.show(content);
     dead.value(count(content.deadLetters));
-    dead.label(content.deadLetters === 1 ? "dead letter" : "dead letters");
+    const listed = columns.deadLetters.reduce((sum, n) => sum + n, 0);
+    const others = Math.max(content.deadLetters - listed, 0);
+    dead.label(`dead letter${content.deadLetters === 1 ? "" : "s"}${others ? `, ${count(others)} of former kernels` : ""}`);
+    dead.title(
+      `messages that were not handled${others ? ": the count of a kernel begins anew when it is launched again, so those of before stand in no row" : ""}`,
+    );
 
     const none = !order.length;
     grid.hidden = none;
@@ -595,7 +607,8 @@ function table(view, ui, only) {
           ? "click a kernel to select it"
           : "",
     );
-    for (const { verb, disabled, title } of buttons) {
+    for (const { verb, hide, disabled, title } of buttons) {
+      hide(verb === "activate" && !content.counts[STATES.indexOf("LAUNCHED")]); // most are activated at once
       const apt = chosen.filter((i) => LOOK[STATES[columns.state[i]]]?.verbs.includes(verb));
       const off = !view.acts || !apt.length;
       disabled(off);

@@ -223,15 +223,15 @@ function start(view) {
     }
     messages.forEach((one, i) => {
       const cell = list.children[i];
-      const words = [`p${one.priority}`];
-      if (one.waits !== null) words.push(duration(one.waits).join(" "));
+      const words = one.priority === 128 ? [] : [`priority ${one.priority}`];
+      if (one.waits !== null) words.push(`${words.length ? "" : "for "}${duration(one.waits).join(" ")}`);
       if (one.ask) words.push("ask");
       if (one.attempts) words.push(`failed ${one.attempts} ×`);
       const told = words.join(" · ");
       if (cell.lastChild.textContent !== told) cell.lastChild.textContent = told;
       cell.setAttribute("aria-selected", String(i === at));
       cell.classList.toggle("pdc-mail-next", i === 0);
-      cell.title = one.text;
+      cell.title = `${one.text}\npriority ${one.priority}${one.waits === null ? "" : `, queued for ${duration(one.waits).join(" ")}`}`;
     });
     list.hidden = !list.children.length;
     write.active(at >= 0 && at < messages.length ? `${scope}-${at}` : null);
@@ -254,8 +254,10 @@ function start(view) {
             const position = head + ((place - head) % size + size) % size;
             const taken = position < tail;
             const slot = h("i", { ...(taken && { class: "pdc-mail-taken" }) }, taken ? short(position) : "");
-            if (place === head % size) slot.append(h("em", {}, "head"));
-            if (place === tail % size) slot.append(h("em", { class: "pdc-mail-tail" }, "tail"));
+            const [first, end] = [place === head % size, place === tail % size];
+            const right = end && (!first || place > size / 2); // where there is room beside it
+            const mark = first && end ? "head and tail" : first ? "head" : end ? "tail" : "";
+            if (mark) slot.append(h("em", { ...(right && { class: "pdc-mail-tail" }) }, mark));
             slots.append(slot);
           }
         } else {
@@ -268,9 +270,21 @@ function start(view) {
           }
           slots.classList.add("pdc-mail-strip");
         }
-        return h("div", { class: "pdc-mail-ring" }, h("small", {}, label), slots);
+        return h(
+          "div",
+          { class: "pdc-mail-ring" },
+          h("div", {}, h("b", {}, RINGS[what].title), ` ${count(used)} of ${count(limit)} places taken`),
+          slots,
+          h("p", {}, inWords(RINGS[what], head, used, limit)),
+        );
       }),
-      ...(now === "DEACTIVATED" ? [h("small", {}, "paused: what waits lies in the mailbox, not in the ring")] : []),
+      h(
+        "p",
+        {},
+        now === "DEACTIVATED"
+          ? "It is paused: what waits has been taken back into the mailbox, and is shown above. The numbers go on where they were."
+          : "Numbers count what has gone through a ring, from 0. The place of a number is what remains when it is divided by the size of the ring.",
+      ),
     );
   }
 
@@ -278,6 +292,20 @@ function start(view) {
     arrived: (content) => void (messages = content.messages ?? []),
     draw,
   };
+}
+
+/** What the rings are for, and who is at which end. */
+const RINGS = {
+  messages: { title: "Messages to the kernel:", one: "message", taker: "the kernel takes", giver: "what is sent" },
+  replies: { title: "Replies of the kernel:", one: "reply", taker: "who receives gets", giver: "its next reply" },
+};
+
+/** The picture of a ring as a sentence. */
+function inWords({ one, taker, giver }, head, used, limit) {
+  const at = (n) => `number ${count(n)}`;
+  if (!used) return `It is empty: head and tail stand together, and the next ${one} will be ${at(head)}.`;
+  const next = `At its head ${taker} ${at(head)} next; `;
+  return next + (used >= limit ? `it is full: ${giver} waits until a place is free.` : `at its tail ${giver} becomes ${at(head + used)}.`);
 }
 
 /** A condition on a field of these messages. */
