@@ -89,7 +89,16 @@ def _svg_of_kernel(kernel: RingKernel) -> str | None:
     return diagram_svg(list(kernel.history))
 
 
+def _svg_of_runtime(runtime: RingKernelRuntime) -> str | None:
+    try:
+        from .widgets.topology import graph_svg
+    except ModuleNotFoundError:  # of the widget libraries
+        return None
+    return graph_svg(runtime)
+
+
 _SVG: dict[type, Callable[[Any], str | None]] = {
+    RingKernelRuntime: _svg_of_runtime,
     Trace: _svg_of_trace,
     RingKernel: _svg_of_kernel,
     CompiledKernel: _svg_of_kernel,
@@ -130,8 +139,9 @@ def _dressed(what: ref[Any], bundle: dict[str, Any]) -> dict[str, Any]:
     bundle["text/plain"] = repr(value)
     if isinstance(value, RingKernelRuntime):
         bundle["text/html"] = value._repr_html_()  # more than one line
-    if (draw := _SVG.get(type(value))) is not None:
-        bundle["image/svg+xml"] = draw(value)
+    draw = _SVG.get(type(value))
+    if draw is not None and (picture := draw(value)) is not None:
+        bundle["image/svg+xml"] = picture
     return bundle
 
 

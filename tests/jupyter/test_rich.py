@@ -50,6 +50,14 @@ def test_a_runtime_is_live_and_keeps_its_table_for_readers(nb: NotebookKernel) -
     assert data["text/plain"] == "<RingKernelRuntime loop='thread', kernels: 1 ACTIVE>"
     assert "echo" in data["text/html"]
     assert data[VIEW]["model_id"]
+    assert "image/svg+xml" not in data  # nobody has sent anything
+    nb.run("await runtime.send('echo', 1)")
+    graph = live(nb.run("runtime"))["image/svg+xml"]
+    assert graph.startswith("<svg")
+    assert ">outside<" in graph
+    assert ">echo<" in graph
+    nb.run("former = runtime; await runtime.close(drain=False)")
+    assert ">echo<" in static(nb.run("former"))["image/svg+xml"]
 
 
 def test_a_kernel_is_live_until_another_takes_its_place(nb: NotebookKernel) -> None:

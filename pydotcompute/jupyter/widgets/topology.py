@@ -75,6 +75,13 @@ def topology(runtime: RingKernelRuntime, *, hz: float = 2.0) -> Topology:
     return Topology(runtime, hz=hz)
 
 
+def graph_svg(runtime: RingKernelRuntime) -> str | None:
+    """Who sends to whom in a runtime, as `topology` shows it, in SVG that needs nothing else; None: nobody so far."""
+    graph = Graph(runtime)
+    graph._look(runtime.sampler.frame())
+    return graph._svg() if graph._arrows else None
+
+
 class Node(NamedTuple):
     """A node of the graph."""
 
@@ -102,15 +109,10 @@ class Arrow(NamedTuple):
     """Whether nothing else stands there; else the rate is written only while the arrow is looked at."""
 
 
-class Topology(LiveWidget):
-    """What `topology` makes."""
+class Graph:
+    """Who sends to whom, as of the last look: what there is, and where it stands."""
 
-    _esm = source("topology")
-    _css = style("topology")
-
-    def __init__(self, runtime: RingKernelRuntime, *, hz: float) -> None:
-        if not isinstance(runtime, RingKernelRuntime):
-            raise TypeError(f"topology takes a RingKernelRuntime, not {schema.shown(runtime)}")
+    def __init__(self, runtime: RingKernelRuntime) -> None:
         self._runtime = runtime
         self._layers = Layers(OUTSIDE)
         self._open: tuple[str, ...] = ()
@@ -121,54 +123,17 @@ class Topology(LiveWidget):
         self._arrows: list[Arrow] = []
         self._groups: list[dict[str, Any]] = []
         self._drawn_of: Any = None
-        self._structure = self._told = 0
+        self._structure = 0
+        self._rows: Any = None
         self._counts: Counts = {}
         self._per_second: Counts = {}
         self._sent: dict[tuple[str, str], int] = {}  # from node to node
         self._rates: dict[tuple[str, str], float] = {}
         # What was counted, of which kernels and routers, at intervals of SPAN / 4:
         self._former: deque[tuple[int, Counts, dict[str, Any]]] = deque()
-        super().__init__(RuntimeSource(runtime), hz=hz)
-
-    def __repr__(self) -> str:
-        return f"Topology(hz={self._hz:g})"
-
-    @property
-    def runtime(self) -> RingKernelRuntime:
-        """The runtime that it shows."""
-        return self._runtime
-
-    # -- what the browser asks for: any thread -------------------------------------------------------------------------
-
-    def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
-        schema.chosen("verb", verb, ["arrange"])
-        with self._writing:
-            if self._status != "live":  # no look would follow, and the last picture needs its places
-                raise schema.RefusedError(f"this view is {self._status}: only a live one can be arranged anew")
-            self._layers.forget()
-            self._again()
-        return "arranged anew"
-
-    def _set(self, name: str, value: Any) -> None:
-        if name != "open":
-            super()._set(name, value)
-        if not isinstance(value, list) or len(value) > MOST or not all(isinstance(key, str) for key in value):
-            raise schema.RefusedError(f"open must be at most {MOST} keys of nodes, not {schema.shown(value)}")
-        with self._writing:
-            self._open = tuple(value)
-            self._again()
-
-    def _again(self) -> None:
-        """Draw all anew, at once."""
-        self._made_of = self._drawn_of = None
-        if self._listening and self._status == "live":
-            self._source.sampler.ignore(self._take)  # who begins to listen gets a frame at once
-            self._listening = 0.0
-            self._adapt()
-
-    # -- sampling and sending: with the lock ---------------------------------------------------------------------------
 
     def _look(self, frame: Frame) -> None:
+        self._rows = frame.rows
         counted_of = {**dict(zip(frame.ids, frame.launches.tolist(), strict=True)), **self._runtime.routers}
         self._counts = self._runtime.edges()
         self._per_second = self._rates_of(frame.time_ns, counted_of)
@@ -176,10 +141,6 @@ class Topology(LiveWidget):
         self._sent = self._between_nodes(self._counts)
         self._rates = self._between_nodes(self._per_second)
         self._arrange()
-
-    def _rest(self) -> None:
-        super()._rest()
-        self._former.clear()
 
     def _rates_of(self, now: int, counted_of: dict[str, Any]) -> Counts:
         """Messages a second of each edge; empty while that is not known.
@@ -296,9 +257,99 @@ class Topology(LiveWidget):
                 self._groups.append({"name": name, "hull": _hull(own), "at": corner})
         self._structure += 1
 
+    def _table_html(self) -> str:
+        name_of = {node.key: node.name for node in self._nodes}
+        rows = []
+        for (one, other), n in sorted(self._sent.items(), key=lambda item: -item[1])[:ROWS]:
+            rate = self._rates.get((one, other))
+            words = "–" if rate is None else f"{rate:,.1f}" if rate < 10 else f"{rate:,.0f}"
+            rows.append((name_of[one], name_of[other], f"{n:,}", words))
+        more = len(self._sent) - len(rows)
+        note = f"and {more:,} more with fewer messages" if more else ""
+        return table_html("Who sends to whom", ("from", "to", "messages", "a second"), rows, note)
+
+    def _svg(self) -> str:
+        """The graph as it was last seen; readable on light and dark pages."""
+        places, grey = self._layers.places, "#7d8590"
+        view = " ".join(map(str, _box(places)))
+        parts = [
+            f"<path d='{group['hull']}' fill='#8250df' fill-opacity='.08' stroke='#8250df' stroke-dasharray='5 3'/>"
+            for group in self._groups
+        ]
+        for arrow in self._arrows:
+            broad, (x, y, turn) = thickness(self._rates.get((arrow.source, arrow.target), 0.0)), arrow.tip
+            half = 3.5 + 0.6 * broad
+            parts.append(
+                f"<path d='{arrow.path}' fill='none' stroke='{grey}' stroke-width='{broad:.1f}'/>"
+                f"<path d='M0 0L{-TIP} {-half:.1f}V{half:.1f}z' fill='{grey}' "
+                f"transform='translate({x:g} {y:g}) rotate({turn})'/>"
+            )
+        for node in self._nodes:
+            if node.key in places:
+                parts.append(_node_svg(node, _middle(places[node.key]), _numbers(node, self._rows)))
+        return (
+            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='{view}' font-size='12' "
+            f"text-anchor='middle' font-family='system-ui,sans-serif'>{''.join(parts)}</svg>"
+        )
+
+
+class Topology(Graph, LiveWidget):
+    """What `topology` makes."""
+
+    _esm = source("topology")
+    _css = style("topology")
+
+    def __init__(self, runtime: RingKernelRuntime, *, hz: float) -> None:
+        if not isinstance(runtime, RingKernelRuntime):
+            raise TypeError(f"topology takes a RingKernelRuntime, not {schema.shown(runtime)}")
+        Graph.__init__(self, runtime)
+        self._told = 0
+        LiveWidget.__init__(self, RuntimeSource(runtime), hz=hz)
+
+    def __repr__(self) -> str:
+        return f"Topology(hz={self._hz:g})"
+
+    @property
+    def runtime(self) -> RingKernelRuntime:
+        """The runtime that it shows."""
+        return self._runtime
+
+    def _rest(self) -> None:
+        super()._rest()
+        self._former.clear()
+
+    # -- what the browser asks for: any thread -------------------------------------------------------------------------
+
+    def _act(self, verb: str, kernel: str, arguments: dict[str, Any]) -> Make | str:
+        schema.chosen("verb", verb, ["arrange"])
+        with self._writing:
+            if self._status != "live":  # no look would follow, and the last picture needs its places
+                raise schema.RefusedError(f"this view is {self._status}: only a live one can be arranged anew")
+            self._layers.forget()
+            self._again()
+        return "arranged anew"
+
+    def _set(self, name: str, value: Any) -> None:
+        if name != "open":
+            super()._set(name, value)
+        if not isinstance(value, list) or len(value) > MOST or not all(isinstance(key, str) for key in value):
+            raise schema.RefusedError(f"open must be at most {MOST} keys of nodes, not {schema.shown(value)}")
+        with self._writing:
+            self._open = tuple(value)
+            self._again()
+
+    def _again(self) -> None:
+        """Draw all anew, at once."""
+        self._made_of = self._drawn_of = None
+        if self._listening and self._status == "live":
+            self._source.sampler.ignore(self._take)  # who begins to listen gets a frame at once
+            self._listening = 0.0
+            self._adapt()
+
+    # -- sampling and sending: with the lock ---------------------------------------------------------------------------
+
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
-        assert self._frame is not None
-        rows, places = self._frame.rows, self._layers.places
+        rows, places = self._rows, self._layers.places
         content: dict[str, Any] = {
             "structure": self._structure,
             "graph": None,
@@ -333,9 +384,8 @@ class Topology(LiveWidget):
     # -- the picture that stays ----------------------------------------------------------------------------------------
 
     def _picture(self) -> dict[str, str]:
-        assert self._frame is not None
-        n, places = len(self._frame.rows), self._layers.places
-        states = np.bincount(self._frame.rows["state"], minlength=len(STATES)).tolist()
+        n, places = len(self._rows), self._layers.places
+        states = np.bincount(self._rows["state"], minlength=len(STATES)).tolist()
         head = f"<b>{n:,} ring kernel{'s' * (n != 1)}</b> &ensp;{in_words(states)}"
         parts = [f"<div style='padding:4px 8px'>{head}</div>"]
         if self._arrows:
@@ -353,42 +403,6 @@ class Topology(LiveWidget):
             "color:var(--jp-content-font-color1,inherit);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
         )
         return {"text/html": f"<div style='{style}'>{''.join(parts)}</div>"}
-
-    def _table_html(self) -> str:
-        name_of = {node.key: node.name for node in self._nodes}
-        rows = []
-        for (one, other), n in sorted(self._sent.items(), key=lambda item: -item[1])[:ROWS]:
-            rate = self._rates.get((one, other))
-            words = "–" if rate is None else f"{rate:,.1f}" if rate < 10 else f"{rate:,.0f}"
-            rows.append((name_of[one], name_of[other], f"{n:,}", words))
-        more = len(self._sent) - len(rows)
-        note = f"and {more:,} more with fewer messages" if more else ""
-        return table_html("Who sends to whom", ("from", "to", "messages", "a second"), rows, note)
-
-    def _svg(self) -> str:
-        """The graph as it is now; readable on light and dark pages."""
-        assert self._frame is not None
-        places, grey = self._layers.places, "#7d8590"
-        view = " ".join(map(str, _box(places)))
-        parts = [
-            f"<path d='{group['hull']}' fill='#8250df' fill-opacity='.08' stroke='#8250df' stroke-dasharray='5 3'/>"
-            for group in self._groups
-        ]
-        for arrow in self._arrows:
-            broad, (x, y, turn) = thickness(self._rates.get((arrow.source, arrow.target), 0.0)), arrow.tip
-            half = 3.5 + 0.6 * broad
-            parts.append(
-                f"<path d='{arrow.path}' fill='none' stroke='{grey}' stroke-width='{broad:.1f}'/>"
-                f"<path d='M0 0L{-TIP} {-half:.1f}V{half:.1f}z' fill='{grey}' "
-                f"transform='translate({x:g} {y:g}) rotate({turn})'/>"
-            )
-        for node in self._nodes:
-            if node.key in places:
-                parts.append(_node_svg(node, _middle(places[node.key]), _numbers(node, self._frame.rows)))
-        return (
-            f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='{view}' font-size='12' "
-            f"text-anchor='middle' font-family='system-ui,sans-serif'>{''.join(parts)}</svg>"
-        )
 
 
 def _node_svg(node: Node, at: tuple[float, float], now: Mapping[str, Any]) -> str:
