@@ -13,6 +13,8 @@ const TICK = 1000;
 const PROBE_AGAIN = 2;
 /** Ticks until the kernel is told that somebody still looks; after 3 s it sends slower, after 30 s nothing. */
 const HEARTBEAT = 2;
+/** The same while nobody can see this page; after 600 s of silence the kernel believes that it is closed. */
+const PULSE = 60;
 /** Milliseconds that a kernel may take to make a subshell; without one, messages wait for the end of a cell. */
 const SUBSHELL = 3000;
 
@@ -147,7 +149,7 @@ export class Session implements ISession {
   private _tick(): void {
     this._ticks++;
     if (this._line) {
-      if (this._looked.visible && this._ticks % HEARTBEAT === 0) {
+      if (this._ticks % (this._looked.visible ? HEARTBEAT : PULSE) === 0) {
         this._send({ kind: 'received', number: this._frame?.number ?? 0 });
       }
     } else if (this._kernel?.status === 'busy' && this._ticks % PROBE_AGAIN === 0) {

@@ -68,7 +68,7 @@ class Panel:
         self._census = census.Census()
         self._held_up = False
         self._took = 0.0  # seconds that the last frames took
-        self._opened: dict[str, Callable[[], None]] = {}  # how to close what was opened, by model
+        self._opened: dict[str, tuple[View, Callable[[], None]]] = {}  # for whom, and how to close it, by model
 
     # -- what the browser asks for: any thread -------------------------------------------------------------------------
 
@@ -106,9 +106,17 @@ class Panel:
     def _leave(self, view: View) -> None:
         with self._changed:
             view.wish, view.frames = None, None
-            if self._views.get(view.key) is view:
-                del self._views[view.key]
+            self._forget(view)
             self._changed.notify()
+
+    def _forget(self, view: View) -> None:
+        """With the lock: it is gone, and with it what was opened for it."""
+        if self._views.get(view.key) is view:
+            del self._views[view.key]
+        for model in [model for model, (whose, _) in self._opened.items() if whose is view]:
+            _, close = self._opened.pop(model)
+            context = view.context.copy()
+            threading.Thread(target=context.run, args=(close,), name="pydotcompute-close", daemon=True).start()
 
     def _tell(self, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
         reply(wire.acknowledgement(comm.refusal(view, self, data, partial(self._follow, view, data))))
@@ -133,12 +141,12 @@ class Panel:
                 runtime = _runtime(message.runtime)
                 if name == "topology" and of is not None:
                     raise RefusedError("a topology shows all kernels of a runtime: open it without one")
-                self._aside(view, request, partial(self._open, name, runtime, of))
+                self._aside(view, request, partial(self._open, view, name, runtime, of))
             case wire.Close(request, model):
-                close = self._opened.pop(model, None)
-                if close is None:
+                opened = self._opened.pop(model, None)
+                if opened is None:
                     raise RefusedError("that view is closed already")
-                self._aside(view, request, close)
+                self._aside(view, request, opened[1])
             case wire.Hello():
                 raise RefusedError("this view has said hello")
         with self._changed:
@@ -169,7 +177,7 @@ class Panel:
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(run,), name="pydotcompute-open", daemon=True).start()
 
-    def _open(self, name: str, runtime: RingKernelRuntime, kernel: str | None) -> str:
+    def _open(self, view: View, name: str, runtime: RingKernelRuntime, kernel: str | None) -> str:
         from . import widgets  # takes a second when it is the first
 
         widget: Any
@@ -189,14 +197,17 @@ class Panel:
                     widget.close()
 
         model: str = widget.model_id
-        self._opened[model] = close
+        with self._changed:
+            self._opened[model] = view, close
+            self._go_on()
         return model
 
     # -- frames --------------------------------------------------------------------------------------------------------
 
     def _go_on(self) -> None:
         """With the lock: let the thread look at what has changed."""
-        if self._thread is None and any(self._looks(view, time.monotonic()) for view in self._views.values()):
+        now = time.monotonic()
+        if self._thread is None and (self._opened or any(self._looks(view, now) for view in self._views.values())):
             self._thread = threading.Thread(target=self._run, name="pydotcompute-panel", daemon=True)
             self._thread.start()
         self._changed.notify()
@@ -218,12 +229,15 @@ class Panel:
         while True:
             with self._changed:
                 now = time.monotonic()
-                for key in [key for key, view in self._views.items() if now - view.heard >= comm.GONE]:
-                    del self._views[key]
+                for view in [view for view in self._views.values() if now - view.heard >= comm.GONE]:
+                    self._forget(view)
                 looking = [view for view in self._views.values() if self._looks(view, now)]
-                if not looking:
+                if not looking and not self._opened:
                     self._thread = None
                     return
+                if not looking:  # until whom it was opened for is gone
+                    self._changed.wait(comm.SILENT)
+                    continue
                 wait = min(view.due for view in looking) - now
                 if wait > 0:
                     self._changed.wait(wait)

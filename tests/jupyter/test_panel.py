@@ -712,6 +712,23 @@ def test_a_tab_gets_a_widget_until_it_is_closed(page, browser, start, runtime, a
     assert told["refused"] == "that view is closed already"
 
 
+def test_what_was_opened_for_a_view_is_closed_when_it_is_gone(browser, start, runtime, alone, monkeypatch):
+    from ipywidgets.widgets.widget import _instances
+
+    start("a")
+    monkeypatch.setattr(comm, "SILENT", 0.05)  # how often it looks for views that are gone
+    widget = _instances[browser.result("open", view="trace", runtime=runtime._serial, kernel=None)["data"]["model"]]
+    thread = alone._thread
+    assert widget.trace.recording
+    monkeypatch.setattr(comm, "GONE", 0.0)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert widget._ended.wait(10)
+    assert not widget.trace.recording
+    assert alone._views == {}
+    monkeypatch.undo()
+
+
 def test_what_cannot_be_opened_is_told(browser, start, runtime, caplog):
     start("a")
     ask = {"version": 1, "kind": "open", "request": "r", "view": "topology", "runtime": runtime._serial, "kernel": "a"}
