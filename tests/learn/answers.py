@@ -2,6 +2,8 @@
 
 BODY = "@ring_kernel\nasync def {}(ctx):\n    {}\n"
 
+RECEIPT = "@message\nclass Receipt:\n    text: str\n    total: float\n\n\n"
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
@@ -20,6 +22,71 @@ WRONG: dict[str, list[tuple[str, str]]] = {
                 "global total\n    async for number in ctx:\n        total += number\n        await ctx.send(total)",
             ),
             "share it",
+        ),
+    ],
+    "messages.1": [
+        ("Payment = 'cash'", "has to be a class"),
+        ("class Payment:\n    order: object", "`@message`"),
+        ("@message\nclass Payment:\n    method: str = 'cash'", "no field `order`"),
+        ("@message\nclass Payment:\n    order: object = None\n    method: str = 'cash'", "has a default"),
+        ("@message\nclass Payment:\n    order: object\n    method: str = 'card'", "'card'"),
+        ("@message\nclass Payment:\n    order: object\n    method: str = 'cash'", "is 128"),
+    ],
+    "messages.2": [
+        (RECEIPT + BODY.format("accountant", "async for message in ctx:\n        pass"), "does not answer"),
+        (RECEIPT + BODY.format("accountant", "async for message in ctx:\n        await ctx.send(0.0)"), "answers 0.0"),
+        (
+            RECEIPT
+            + BODY.format(
+                "accountant",
+                "total = 0.0\n    async for message in ctx:\n        if isinstance(message, Receipt):\n"
+                "            total += message.total\n        await ctx.send(total)",
+            ),
+            "also answers receipts",
+        ),
+        (
+            RECEIPT
+            + BODY.format(
+                "accountant",
+                "total = 0.0\n    async for message in ctx:\n        if isinstance(message, Receipt):\n"
+                "            total += message.total\n        else:\n            await ctx.send(total)",
+            ),
+            "takes a number, too",
+        ),
+        (
+            RECEIPT + "@ring_kernel\nasync def accountant(ctx: KernelContext[str, float]):\n    await ctx.receive()",
+            "does not take a receipt",
+        ),
+    ],
+    "backpressure.1": [
+        ("display, bank, web = ..., 'block', 'reject'", "display: nothing yet"),
+        ("display, bank, web = 'drop', 'block', 'reject'", "no strategy 'drop'"),
+        ("display, bank, web = 'drop_newest', 'block', 'reject'", "has moved on"),
+        ("display, bank, web = 'block', 'block', 'reject'", "does not stop"),
+        ("display, bank, web = 'drop_oldest', 'drop_newest', 'reject'", "money is gone"),
+        ("display, bank, web = 'drop_oldest', 'reject', 'reject'", "simply wait"),
+        ("display, bank, web = 'drop_oldest', 'block', 'block'", "told at once"),
+    ],
+    "backpressure.2": [
+        (
+            "@ring_kernel(queue_size=1)\nasync def latest(ctx):\n    async for value in ctx:\n        pass",
+            "has to wait",
+        ),
+        (
+            "@ring_kernel(queue_size=1, backpressure='reject')\nasync def latest(ctx):\n"
+            "    async for value in ctx:\n        pass",
+            "is refused",
+        ),
+        (
+            "@ring_kernel(queue_size=1, backpressure='drop_oldest')\nasync def latest(ctx):\n"
+            "    async for value in ctx:\n        pass",
+            "state=Seen",
+        ),
+        (
+            "class Seen:\n    def __init__(self):\n        self.seen = []\n\n\n"
+            "@ring_kernel(queue_size=1, backpressure='drop_newest', state=Seen)\nasync def latest(ctx):\n"
+            "    async for value in ctx:\n        ctx.state.seen.append(value)",
+            "handled [0]",
         ),
     ],
 }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import sys
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,27 +26,29 @@ from pydotcompute.exceptions import *
 """What the tutorials have imported."""
 
 
-def answered(one: Exercise, code: str) -> Any:
+def answered(one: Exercise, code: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The verdict on the answer that some code makes."""
     name = f"<answer to {one.name}>"
     linecache.cache[name] = (len(code), None, code.splitlines(keepends=True), name)  # a step's source is read
-    space: dict[str, Any] = {"__name__": f"answers_{id(code)}"}
+    module = ModuleType("cells")  # a dataclass looks its module up
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    space = vars(module)
     exec(NAMES, space)
     exec(compile(code, name, "exec"), space)
     return check(one.name, *(space[part] for part in one.answers))
 
 
 @pytest.mark.parametrize("name", EXERCISES)
-def test_a_solution_is_right(name: str) -> None:
-    verdict = answered(EXERCISES[name], EXERCISES[name].solution)
+def test_a_solution_is_right(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = answered(EXERCISES[name], EXERCISES[name].solution, monkeypatch)
     assert verdict, repr(verdict)
     assert repr(verdict).startswith(f"✓ {name}: right.")
 
 
 @pytest.mark.parametrize(("name", "code", "words"), [(name, *wrong) for name, some in WRONG.items() for wrong in some])
 @pytest.mark.filterwarnings("ignore")  # wrong answers may also be poor ones
-def test_a_wrong_answer_is_told_why(name: str, code: str, words: str) -> None:
-    verdict = answered(EXERCISES[name], code)
+def test_a_wrong_answer_is_told_why(name: str, code: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    verdict = answered(EXERCISES[name], code, monkeypatch)
     assert not verdict
     assert words in verdict.text
     assert verdict.hint
