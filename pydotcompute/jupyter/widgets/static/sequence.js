@@ -155,7 +155,8 @@ function rowPart() {
           write.line(`M${a + way * 4} 0H${b - way * 10}`);
           write.tip(`M${b - way * 4} 0l${-way * 7} -3.5v7z`);
           write.target(`M${a} -5H${b}`);
-          [x, room, anchor] = [(a + b) / 2, Math.abs(b - a) - 22, "middle"];
+          const half = Math.min(Math.abs(b - a) / 2, space); // of a long arrow by its end, which comes into sight
+          [x, room, anchor] = [b - way * half, 2 * half - 22, "middle"];
         }
       } else {
         write.line(null);
