@@ -49,7 +49,7 @@ export class Session implements ISession {
   }
 
   get frame(): wire.IFrame | null {
-    return this._frame;
+    return this._phase === 'live' ? this._frame : null;
   }
 
   get changed(): ISignal<this, void> {
@@ -111,7 +111,6 @@ export class Session implements ISession {
     this._kernel?.statusChanged.disconnect(this._onStatus, this);
     this._kernel?.connectionStatusChanged.disconnect(this._onStatus, this);
     this._kernel = null;
-    this._probing = false;
   }
 
   private _onStatus(): void {
@@ -122,8 +121,13 @@ export class Session implements ISession {
     if (kernel.connectionStatus !== 'connected') {
       // What was sent meanwhile is lost, and so may be the kernel's own view of this page: begin again after it.
       this._hangUp('the connection to the kernel was lost', false);
-      this._set(this._phase === 'connecting' ? 'connecting' : 'disconnected');
+      // A kernel that starts, or starts again, is connected to for the first time or anew.
+      const starts = this._phase === 'connecting' || this._phase === 'restarting';
+      this._set(starts && kernel.connectionStatus === 'connecting' ? this._phase : 'disconnected');
       return;
+    }
+    if (this._phase === 'disconnected') {
+      this._set('connecting');
     }
     switch (kernel.status) {
       case 'restarting':
@@ -139,10 +143,6 @@ export class Session implements ISession {
       case 'idle':
         void this._probe();
         break;
-      default:
-        if (this._phase === 'disconnected') {
-          this._set('connecting');
-        }
     }
   }
 
@@ -160,47 +160,52 @@ export class Session implements ISession {
   /** Ask whether `pydotcompute` is there: opening a comm that nobody there knows would put an error into the notebook. */
   private async _probe(): Promise<void> {
     const kernel = this._kernel;
-    if (!kernel || this._line || this._probing || kernel.connectionStatus !== 'connected' || !wanted(this._merged())) {
+    if (!kernel || this._line || this._attempt || kernel.connectionStatus !== 'connected' || !wanted(this._merged())) {
       return;
     }
-    this._probing = true;
+    const attempt = (this._attempt = {});
     try {
       const found = await comms(kernel, wire.CONTROL);
-      if (kernel !== this._kernel || this._isDisposed) {
+      if (attempt !== this._attempt) {
         return;
       }
       if (found.length > 0) {
-        await this._dial(kernel);
+        await this._dial(kernel, attempt);
       } else {
         this._set('absent');
       }
     } catch {
       // The kernel ended or was restarted before it answered: its status says what comes next.
     } finally {
-      if (kernel === this._kernel) {
-        this._probing = false;
+      if (attempt === this._attempt) {
+        this._attempt = null;
       }
     }
   }
 
   // -- the line -------------------------------------------------------------------------------------------------------
 
-  private async _dial(kernel: Kernel.IKernelConnection): Promise<void> {
+  private async _dial(kernel: Kernel.IKernelConnection, attempt: object): Promise<void> {
     let line: ILine;
     try {
       line = { control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
     } catch (error) {
       return this._set('refused', `this notebook has no way to its kernel: ${(error as Error).message}`);
     }
-    this._line = line;
     // A message that is sent before the comm's subshell is there would wait for the cell that runs.
     const subshells = [line.control, line.frames].map(comm =>
       kernel.supportsSubshells ? (comm as { subshellStarted?: Promise<void> }).subshellStarted : undefined
     );
-    await Promise.race([Promise.allSettled(subshells), new Promise(resolve => setTimeout(resolve, SUBSHELL))]);
-    if (this._line !== line) {
+    let late: ReturnType<typeof setTimeout> | undefined;
+    const patience = new Promise(resolve => (late = setTimeout(resolve, SUBSHELL)));
+    await Promise.race([Promise.allSettled(subshells), patience]);
+    clearTimeout(late);
+    if (attempt !== this._attempt) {
+      line.control.dispose();
+      line.frames.dispose();
       return;
     }
+    this._line = line;
     const hello: wire.ToKernel = { kind: 'hello', panel: UUID.uuid4() };
     for (const comm of [line.control, line.frames]) {
       comm.onMsg = message => this._heard(line, comm, message.content.data);
@@ -244,6 +249,7 @@ export class Session implements ISession {
   private _hangUp(why: string, tell: boolean): void {
     const line = this._line;
     this._line = null;
+    this._attempt = null;
     this._frame = null;
     this._looked = NOTHING;
     this._acknowledged = [];
@@ -264,7 +270,7 @@ export class Session implements ISession {
   }
 
   private _send(message: wire.ToKernel, acknowledged: (refused: string | null) => void = () => undefined): void {
-    if (this._line) {
+    if (this._line && !this._kernel?.isDisposed) {
       this._acknowledged.push(acknowledged);
       this._line.control.send(wire.written(message));
     }
@@ -344,7 +350,8 @@ export class Session implements ISession {
   private _wishes = new Map<string, Wish>();
   private _requests = new Map<string, PromiseDelegate<wire.IResult>>();
   private _acknowledged: ((refused: string | null) => void)[] = [];
-  private _probing = false;
+  /** The present one to find `pydotcompute` and to open a line; one that was overtaken by events is another. */
+  private _attempt: object | null = null;
   private _ticks = 0;
   private _timer: ReturnType<typeof setInterval>;
   private _isDisposed = false;
