@@ -440,7 +440,7 @@ def test_what_can_be_done_in_a_state_is_what_the_buttons_offer(runtime, start):
         state: set(re.findall(r'"(\w+)"', verbs))
         for state, verbs in re.findall(r"^  ([A-Z]+): \{.*?verbs: \[(.*?)\]", look, re.DOTALL | re.MULTILINE)
     }
-    meant = {"deactivate": "pause", "reactivate": "resume", "terminate": "stop"}
+    meant = {"activate": "activate", "deactivate": "pause", "reactivate": "resume", "terminate": "stop"}
     for state in KernelState:
         verbs = allowed(state)
         expected = {meant[verb] for verb in verbs if verb in meant}
