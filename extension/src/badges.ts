@@ -1,147 +1,47 @@
 /** A small badge on each cell that defines ring kernels: what they do, and whether the cell has changed since. */
-import type { Cell } from '@jupyterlab/cells';
 import type { INotebookTracker, NotebookPanel } from '@jupyterlab/notebook';
 
-import { clipped, count, counted, LOOK, plural } from './look';
-import { digest, type ICell, type IKernelRef, STATES } from './protocol';
+import type { Badges } from './badge';
+import type { IKernelRef } from './protocol';
 import type { IModel, ISource } from './tokens';
 
 const PART = 'badges';
 /** Frames a second: a badge is no chart. */
 const HZ = 1;
-/** Milliseconds after the last key until a cell is compared with what was run. */
-const TYPING = 300;
-const SVG = 'http://www.w3.org/2000/svg';
 
-/** Keeps the badges of one notebook. */
-class Badges {
+/** One notebook. What draws badges is fetched when there is a cell to draw one on. */
+class Notebook {
   constructor(
     private _panel: NotebookPanel,
     private _source: ISource,
     private _show: (kernel: IKernelRef) => void
   ) {
-    _source.session.changed.connect(this._draw, this);
-    _panel.content.modelContentChanged.connect(this._onTyped, this);
-    _panel.disposed.connect(this.dispose, this);
+    _source.session.changed.connect(this._look, this);
     _source.session.wish(PART, { hz: HZ, cells: true });
-    this._draw();
+    this._look();
   }
 
   dispose(): void {
+    this._disposed = true;
+    this._badges?.dispose();
     if (!this._source.session.isDisposed) {
-      this._source.session.changed.disconnect(this._draw, this);
+      this._source.session.changed.disconnect(this._look, this);
       this._source.session.wish(PART, null);
     }
-    if (!this._panel.isDisposed) {
-      this._panel.content.modelContentChanged.disconnect(this._onTyped, this);
-      this._panel.disposed.disconnect(this.dispose, this);
-    }
-    clearTimeout(this._timer);
-    for (const [cell, badge] of this._badges) {
-      take(cell, badge);
-    }
-    this._badges.clear();
   }
 
-  private _onTyped(): void {
-    clearTimeout(this._timer);
-    this._timer = setTimeout(() => this._draw(), TYPING);
-  }
-
-  private _draw(): void {
-    if (this._panel.isDisposed) {
-      return;
-    }
-    const cells = this._source.session.frame?.cells ?? (this._source.session.phase === 'live' ? null : []);
-    if (cells === null) {
-      return; // a frame without cells: somebody else's wish was answered first
-    }
-    const known = new Map(cells.map(cell => [cell.cell, cell]));
-    for (const cell of this._panel.content.widgets) {
-      const what = known.get(cell.model.id);
-      let badge = this._badges.get(cell);
-      if (!what) {
-        if (badge) {
-          take(cell, badge);
-          this._badges.delete(cell);
-        }
-        continue;
-      }
-      if (!badge) {
-        badge = document.createElement('button');
-        badge.className = 'pdc-lab-badge';
-        this._badges.set(cell, badge);
-      }
-      // A cell out of sight has no input area yet; the badge comes with the frame after it has.
-      const input = cell.inputArea?.node.parentElement;
-      if (!input) {
-        continue;
-      }
-      if (badge.parentElement !== input) {
-        input.append(badge);
-      }
-      this._write(cell, badge, what);
-    }
-    for (const [cell, badge] of this._badges) {
-      if (cell.isDisposed) {
-        this._badges.delete(cell);
-        badge.remove();
+  private async _look(): Promise<void> {
+    if (this._source.session.frame?.cells?.length) {
+      this._source.session.changed.disconnect(this._look, this);
+      const { Badges } = await import('./badge');
+      if (!this._disposed && !this._badges && !this._panel.isDisposed) {
+        this._badges = new Badges(this._panel, this._source, this._show);
       }
     }
   }
 
-  private _write(cell: Cell, badge: HTMLButtonElement, what: ICell): void {
-    const source = cell.model.sharedModel.getSource();
-    let mine = this._sources.get(cell);
-    if (mine?.source !== source) {
-      mine = { source, digest: digest(source) };
-      this._sources.set(cell, mine);
-    }
-    const present = STATES.filter((_, i) => what.states[i]);
-    const look = LOOK[present.includes('FAILED') ? 'FAILED' : present.length === 1 ? present[0]! : 'ACTIVE'];
-    const words = [
-      what.kernels === 1 ? look.word : counted(what.states, STATES),
-      what.version > 1 || what.kernels === 1 ? `v${count(what.version)}` : '',
-      what.queued ? `${count(what.queued)} queued` : '',
-      what.failed !== null ? clipped(what.failed, 60) : '',
-      mine.digest !== what.digest ? 'changed since it was run' : ''
-    ].filter(Boolean);
-    const text = words.join(' · ');
-    if (badge.dataset.text === text && badge.dataset.tone === look.tone) {
-      return;
-    }
-    badge.dataset.text = text;
-    badge.dataset.tone = look.tone;
-    const label = document.createElement('span');
-    label.textContent = text;
-    badge.replaceChildren(shape(look.shape), label);
-    const who = what.kernels === 1 ? what.kernel : plural(what.kernels, 'ring kernel');
-    badge.title = [who, what.failed, 'Click for details'].filter(Boolean).join('\n');
-    badge.setAttribute('aria-label', `${clipped(who, 100)}: ${text}`);
-    badge.onclick = () => this._show({ runtime: what.runtime, kernel: what.kernel });
-    cell.node.classList.add('pdc-lab-defines');
-    cell.node.classList.toggle('pdc-lab-crashed', what.failed !== null);
-  }
-
-  private _badges = new Map<Cell, HTMLButtonElement>();
-  private _sources = new WeakMap<Cell, { source: string; digest: number }>();
-  private _timer: ReturnType<typeof setTimeout> | undefined;
-}
-
-function take(cell: Cell, badge: HTMLElement): void {
-  badge.remove();
-  if (!cell.isDisposed) {
-    cell.node.classList.remove('pdc-lab-defines', 'pdc-lab-crashed');
-  }
-}
-
-function shape(path: string): SVGElement {
-  const svg = document.createElementNS(SVG, 'svg');
-  svg.setAttribute('viewBox', '0 0 10 10');
-  svg.setAttribute('aria-hidden', 'true');
-  svg.append(document.createElementNS(SVG, 'path'));
-  svg.firstElementChild!.setAttribute('d', path);
-  return svg;
+  private _badges: Badges | null = null;
+  private _disposed = false;
 }
 
 /** Keep badges on the cells of all notebooks; returns a function that turns them on and off. */
@@ -150,13 +50,13 @@ export function addBadges(
   notebooks: INotebookTracker,
   show: (source: ISource, kernel: IKernelRef) => void
 ): (on: boolean) => void {
-  const all = new Map<string, Badges>();
+  const all = new Map<string, Notebook>();
   let wanted = false;
   const follow = (): void => {
     for (const source of wanted ? model.sources : []) {
       const panel = notebooks.find(({ id }) => id === source.id);
       if (panel && !all.has(source.id)) {
-        all.set(source.id, new Badges(panel, source, kernel => show(source, kernel)));
+        all.set(source.id, new Notebook(panel, source, kernel => show(source, kernel)));
       }
     }
     for (const [id, badges] of all) {

@@ -1,134 +1,13 @@
 /** Views of a kernel's own widgets in the main area: tabs that can be dragged, and are there again after a reload. */
 import type { ILayoutRestorer, JupyterFrontEnd } from '@jupyterlab/application';
 import { MainAreaWidget, WidgetTracker } from '@jupyterlab/apputils';
-import { MimeModel } from '@jupyterlab/rendermime';
 import { UUID } from '@lumino/coreutils';
-import { PanelLayout, Widget } from '@lumino/widgets';
 
-import { icon } from './icon';
-import { type View, VIEWS } from './protocol';
-import type { IModel, ISource } from './tokens';
+import { VIEWS } from './protocol';
+import type { ITab, TabContent } from './tab';
+import type { IModel } from './tokens';
 
 const OPEN = 'pydotcompute:open-view';
-const MIME = 'application/vnd.jupyter.widget-view+json';
-
-/** What a tab shows; all of it survives a reload of the page. */
-export interface ITab {
-  /** Of the notebook. */
-  path: string;
-  view: View;
-  runtime: number;
-  kernel: string | null;
-}
-
-/** One view. It follows its notebook through restarts of the kernel. */
-export class TabContent extends Widget {
-  constructor(
-    readonly tab: ITab,
-    private _model: IModel
-  ) {
-    super();
-    this.addClass('pdc-lab-tab');
-    this.layout = new PanelLayout();
-    this.title.label = `${tab.kernel ?? tab.path.split('/').pop()}: ${tab.view}`;
-    this.title.caption = `${tab.view[0]!.toUpperCase()}${tab.view.slice(1)} of ${tab.kernel ?? 'the ring kernels'} of ${tab.path}`;
-    this.title.icon = icon;
-    _model.sourcesChanged.connect(this._follow, this);
-    this._follow();
-  }
-
-  override dispose(): void {
-    if (this.isDisposed) {
-      return;
-    }
-    this._leave();
-    this._model.sourcesChanged.disconnect(this._follow, this);
-    super.dispose();
-  }
-
-  private _follow(): void {
-    const source = this._model.sources.find(({ path }) => path === this.tab.path) ?? null;
-    if (source !== this._source) {
-      this._leave();
-      this._source = source;
-      source?.session.changed.connect(this._look, this);
-      source?.session.wish(this._part, { hz: 1, summary: true });
-    }
-    this._look();
-  }
-
-  private _leave(): void {
-    const session = this._source?.session;
-    if (session && !session.isDisposed) {
-      session.changed.disconnect(this._look, this);
-      session.wish(this._part, null);
-      if (this._made !== null && session.phase === 'live') {
-        // The view is gone already: that the kernel is not told is no loss that anybody could do something about.
-        session.close(this._made).catch(() => undefined);
-      }
-    }
-    this._source = null;
-    this._made = null;
-  }
-
-  private _look(): void {
-    const source = this._source;
-    if (!source) {
-      return this._say(`Open ${this.tab.path} to see this again: its kernel is what is shown here.`);
-    }
-    if (source.session.phase !== 'live') {
-      this._made = null;
-      this._tried = false;
-      return this._say(
-        source.session.phase === 'absent'
-          ? `${source.name} has no ring kernels: run its cells.`
-          : source.session.problem || 'Waiting for the kernel …'
-      );
-    }
-    if (!this._tried) {
-      this._tried = true;
-      void this._show(source);
-    }
-  }
-
-  private async _show(source: ISource): Promise<void> {
-    const { view, runtime, kernel } = this.tab;
-    try {
-      const made = await source.session.open(view, runtime, kernel);
-      if (this.isDisposed || source !== this._source) {
-        return void source.session.close(made).catch(() => undefined);
-      }
-      this._made = made;
-      const renderer = source.rendermime.createRenderer(MIME);
-      const data = { [MIME]: { version_major: 2, version_minor: 0, model_id: made } };
-      this._put(renderer); // first: some views measure themselves as they are made
-      await renderer.renderModel(new MimeModel({ data, trusted: true }));
-    } catch (error) {
-      this._say((error as Error).message);
-    }
-  }
-
-  private _say(text: string): void {
-    const told = new Widget();
-    told.addClass('pdc-lab-nothing');
-    told.node.textContent = text;
-    this._put(told);
-  }
-
-  /** Show this, and nothing else. */
-  private _put(widget: Widget): void {
-    const layout = this.layout as PanelLayout;
-    for (const former of [...layout.widgets]) {
-      former.dispose();
-    }
-    layout.addWidget(widget);
-  }
-
-  private _part = `tab ${UUID.uuid4()}`;
-  private _source: ISource | null = null;
-  private _made: string | null = null;
-  private _tried = false;
-}
 
 /** Make the command that opens views; returns what does it. */
 export function addTabs(
@@ -140,7 +19,7 @@ export function addTabs(
 
   app.commands.addCommand(OPEN, {
     label: args => `Open ${String(args['view'] ?? 'a view')} of the ring kernels`,
-    execute: args => {
+    execute: async args => {
       const { path, view, runtime, kernel } = args as unknown as ITab;
       if (typeof path !== 'string' || !VIEWS.includes(view) || !Number.isInteger(runtime)) {
         throw new Error(
@@ -150,6 +29,7 @@ export function addTabs(
       const name = JSON.stringify([path, view, runtime, kernel]);
       let widget = tracker.find(({ content }) => named(content.tab) === name);
       if (!widget) {
+        const { TabContent } = await import('./tab'); // fetched when it is asked for
         widget = new MainAreaWidget({
           content: new TabContent({ path, view, runtime, kernel: kernel ?? null }, model)
         });
