@@ -65,4 +65,9 @@ export function track(
     tracker?.currentChanged.connect((_: unknown, panel: { id: string } | null) => front(panel));
     front(tracker?.currentWidget ?? null);
   }
+  // Each tracker keeps the last one of its kind: back from a console to the notebook of before, neither says a thing.
+  app.shell.currentChanged?.connect(() => {
+    const panel = model.sources.find(({ id }) => id === app.shell.currentWidget?.id);
+    front(panel ?? null);
+  });
 }

@@ -146,7 +146,6 @@ export class FakeContext {
   readonly kernelChanged = new Signal<this, any>(this);
   readonly disposed = new Signal<this, void>(this);
   isDisposed = false;
-  readonly title = { label: 'work.ipynb', changed: new Signal<object, void>({}) };
 
   get given(): Context {
     return this as any;
