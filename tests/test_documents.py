@@ -4,9 +4,11 @@
 """
 
 import ast
+import importlib
 import inspect
 import re
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
@@ -14,6 +16,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if path.exists())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def widgets() -> None:
+    """Importing them reads files, which an event loop must not, and bqplot uses what traitlets deprecates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        importlib.import_module("pydotcompute.jupyter.widgets")
 
 
 @pytest.fixture

@@ -16,21 +16,21 @@ from ._trial import launched, some_kernel
     "backpressure.1",
     hints=(
         "Ask of each: may the sender wait? And if not: may a message be lost, and which one would you rather keep?",
-        "A display wants the newest. A file can wait. A server tells its customer.",
+        "A screen wants the newest. A file can wait. A server tells its customer.",
     ),
     solution="""
-        display, bank, web = "drop_oldest", "block", "reject"
+        screen, bank, web = "drop_oldest", "block", "reject"
     """,
 )
-def choice(display: Any, bank: Any, web: Any) -> None:
+def choice(screen: Any, bank: Any, web: Any) -> None:
     """Which strategy fits."""
-    for name, answer in (("display", display), ("bank", bank), ("web", web)):
+    for name, answer in (("screen", screen), ("bank", bank), ("web", web)):
         if answer not in STRATEGIES:
             raise Wrong(f"{name}: there is no strategy {answer!r}; there are {', '.join(map(repr, STRATEGIES))}.")
-    if display == "drop_newest":
-        raise Wrong("display: the robot has moved on, and the display shows where it was when the mailbox filled up.")
-    if display != "drop_oldest":
-        raise Wrong("display: the robot does not stop to wait for its picture, and has no use for an error.")
+    if screen == "drop_newest":
+        raise Wrong("screen: the robot has moved on, and the screen shows where it was when the mailbox filled up.")
+    if screen != "drop_oldest":
+        raise Wrong("screen: the robot does not stop to wait for its picture, and has no use for an error.")
     if bank in ("drop_oldest", "drop_newest"):
         raise Wrong("bank: somebody's money is gone (though the dead letters know whose).")
     if bank != "block":

@@ -4,6 +4,11 @@ BODY = "@ring_kernel\nasync def {}(ctx):\n    {}\n"
 
 RECEIPT = "@message\nclass Receipt:\n    text: str\n    total: float\n\n\n"
 
+SAID = (
+    "class Said:\n    def __init__(self):\n        self.said = []\n\n\n"
+    "@ring_kernel(state=Said)\nasync def collector(ctx):\n    {}\n"
+)
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
@@ -59,13 +64,13 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     "backpressure.1": [
-        ("display, bank, web = ..., 'block', 'reject'", "display: nothing yet"),
-        ("display, bank, web = 'drop', 'block', 'reject'", "no strategy 'drop'"),
-        ("display, bank, web = 'drop_newest', 'block', 'reject'", "has moved on"),
-        ("display, bank, web = 'block', 'block', 'reject'", "does not stop"),
-        ("display, bank, web = 'drop_oldest', 'drop_newest', 'reject'", "money is gone"),
-        ("display, bank, web = 'drop_oldest', 'reject', 'reject'", "simply wait"),
-        ("display, bank, web = 'drop_oldest', 'block', 'block'", "told at once"),
+        ("screen, bank, web = ..., 'block', 'reject'", "screen: nothing yet"),
+        ("screen, bank, web = 'drop', 'block', 'reject'", "no strategy 'drop'"),
+        ("screen, bank, web = 'drop_newest', 'block', 'reject'", "has moved on"),
+        ("screen, bank, web = 'block', 'block', 'reject'", "does not stop"),
+        ("screen, bank, web = 'drop_oldest', 'drop_newest', 'reject'", "money is gone"),
+        ("screen, bank, web = 'drop_oldest', 'reject', 'reject'", "simply wait"),
+        ("screen, bank, web = 'drop_oldest', 'block', 'block'", "told at once"),
     ],
     "backpressure.2": [
         (
@@ -88,5 +93,23 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "    async for value in ctx:\n        ctx.state.seen.append(value)",
             "handled [0]",
         ),
+    ],
+    "lifecycle.1": [
+        ("ways = ['a']", "a text of the letters"),
+        ("ways = 'cd'", "a: a paused"),
+        ("ways = 'abcd'", "b: what was never"),
+        ("ways = 'ad'", "c: what was launched"),
+        ("ways = 'ac'", "d: a body"),
+        ("ways = 'acde'", "e: what has ended"),
+    ],
+    "lifecycle.2": [
+        ("@ring_kernel\nasync def collector(ctx):\n    async for text in ctx:\n        pass", "state=Said"),
+        (SAID.format("async for text in ctx:\n        ctx.state.said.append(text)"), "nobody has stopped it"),
+        (SAID.format("async for text in ctx:\n        pass"), "still empty"),
+        (
+            SAID.format("texts = [text async for text in ctx]\n    ctx.state.said.append(texts)"),
+            "noted [['nothing', 'is', 'ever', 'lost']]",
+        ),
+        (SAID.format("async for text in ctx:\n        await ctx.send(text)"), "nobody asked"),
     ],
 }
