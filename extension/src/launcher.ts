@@ -4,9 +4,6 @@ import { ICommandPalette, showErrorMessage } from '@jupyterlab/apputils';
 import { IDefaultFileBrowser } from '@jupyterlab/filebrowser';
 import { ILauncher } from '@jupyterlab/launcher';
 import { LabIcon } from '@jupyterlab/ui-components';
-import { UUID } from '@lumino/coreutils';
-
-import { sources } from './templates';
 
 const COMMAND = 'pydotcompute:new-notebook';
 const KERNEL = 'python3';
@@ -48,26 +45,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
         const path = typeof cwd === 'string' ? cwd : (browser?.model.path ?? '');
         const { display_name, language } = spec()!;
         try {
-          const template = await sources('notebook');
-          const made = await contents.newUntitled({ path, type: 'notebook' });
-          await contents.save(made.path, {
-            type: 'notebook',
-            format: 'json',
-            content: {
-              nbformat: 4,
-              nbformat_minor: 5,
-              metadata: { kernelspec: { display_name, language, name: KERNEL } },
-              cells: template.map(source => ({
-                cell_type: 'code',
-                id: UUID.uuid4(),
-                execution_count: null,
-                metadata: {},
-                outputs: [],
-                source
-              }))
-            }
-          });
-          return await commands.execute('docmanager:open', { path: made.path, factory: 'Notebook' });
+          const { save } = await import('./cells'); // fetched when it is asked for
+          const made = await save(contents, path, { display_name, language, name: KERNEL });
+          return await commands.execute('docmanager:open', { path: made, factory: 'Notebook' });
         } catch (error) {
           await showErrorMessage('The notebook cannot be made', error as Error);
           return null;

@@ -4,44 +4,12 @@ import { ICommandPalette } from '@jupyterlab/apputils';
 import { INotebookTracker, type NotebookPanel } from '@jupyterlab/notebook';
 
 import { icon } from './icon';
-import type templates from './templates.json';
 
 const WORDS = {
   async: { label: 'Async', caption: 'An async function that takes messages, with any Python in it' },
   compiled: { label: 'Compiled', caption: 'A step compiled to machine code, for millions of messages a second' },
   gpu: { label: 'GPU', caption: 'A step that stays on the GPU; without one, the CPU runs it' }
 } as const;
-const LOAD = '%load_ext pydotcompute';
-
-/** The sources of a template's cells; fetched when they are asked for. */
-export async function sources(name: keyof typeof templates): Promise<string[]> {
-  const { default: all } = await import('./templates.json');
-  return all[name].map(lines => lines.join('\n'));
-}
-
-function insert({ content, context }: NotebookPanel, template: string[]): void {
-  const notebook = context.model.sharedModel;
-  const above = content.activeCell?.model.sharedModel ?? null;
-  const loaded = notebook.cells.some(cell => cell.getSource().split('\n').includes(LOAD));
-  const added = template.filter(source => !(loaded && source === LOAD));
-  const empty = notebook.cells.length === 1 && !notebook.cells[0]!.getSource().trim();
-  const at = empty ? 0 : above ? notebook.cells.indexOf(above) + 1 : notebook.cells.length;
-  // One change, which one "Undo Cell Operation" takes back.
-  notebook.transact(() => {
-    if (empty) {
-      notebook.deleteCell(0);
-    }
-    notebook.insertCells(
-      at,
-      added.map(source => ({ cell_type: 'code', source, metadata: { trusted: true } }))
-    );
-  });
-  content.deselectAll();
-  content.mode = 'command';
-  content.activeCellIndex = at;
-  void content.scrollToItem(at, 'smart');
-  content.activate();
-}
 
 const plugin: JupyterFrontEndPlugin<void> = {
   id: 'pydotcompute:templates',
@@ -67,9 +35,9 @@ const plugin: JupyterFrontEndPlugin<void> = {
         isEnabled: () => front() !== null,
         execute: async () => {
           const panel = front();
-          const template = await sources(name);
+          const { insert } = await import('./cells'); // fetched when it is asked for
           if (panel && !panel.isDisposed) {
-            insert(panel, template);
+            insert(panel, name);
           }
         }
       });
