@@ -73,7 +73,7 @@ def test_the_source_distribution_is_lean_and_needs_no_node(built, wheel, tmp_pat
         names = {name.partition("/")[2] for name in archive.getnames()}
         archive.extractall(tmp_path, filter="data")
     about = {"CHANGELOG.md", "LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}
-    extension = files("extension", ".yarn", "lib", "node_modules") - {"extension/tsconfig.tsbuildinfo"}
+    extension = files("extension", ".yarn", "lib", "node_modules", "ui-tests") - {"extension/tsconfig.tsbuildinfo"}
     assert names == sources() | extension | about
     assert not any(name.startswith("extension/node_modules/") for name in names)
 
