@@ -72,7 +72,7 @@ gpu: ## tests and benchmarks that need a GPU, with the packages this machine has
 
 clean: ## remove the environments and whatever the tools left
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	cd extension && rm -rf .yarn labextension lib node_modules tsconfig.tsbuildinfo
+	cd extension && rm -rf .yarn labextension lib node_modules tsconfig.tsbuildinfo ui-tests/.yarn ui-tests/node_modules
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(PY):
