@@ -112,4 +112,18 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
         (SAID.format("async for text in ctx:\n        await ctx.send(text)"), "nobody asked"),
     ],
+    "routing.1": [
+        ("thumbnails, sensors, reload = 'any', 'hash', 'broadcast'", "no strategy 'any'"),
+        ("thumbnails, sensors, reload = 'round_robin', 'hash', 'broadcast'", "holds up"),
+        ("thumbnails, sensors, reload = 'hash', 'hash', 'broadcast'", "who has time"),
+        ("thumbnails, sensors, reload = 'least_queue', 'least_queue', 'broadcast'", "none has its mean"),
+        ("thumbnails, sensors, reload = 'least_queue', 'hash', 'round_robin'", "not all"),
+    ],
+    "routing.2": [
+        ("temperatures, germany = 3, 'station.de.#'", "is no pattern"),
+        ("temperatures, germany = 'station.#.temperature', 'station.de.#'", "also takes `station.de.kiel.sea"),
+        ("temperatures, germany = 'station.*.temperature', 'station.de.#'", "does not take `station.de.berlin.temp"),
+        ("temperatures, germany = 'station.*.*.temperature', 'station.de.*'", "germany: 'station.de.*' does not take"),
+        ("temperatures, germany = 'station.*.*.temperature', 'station.#'", "also takes `station.fr"),
+    ],
 }
