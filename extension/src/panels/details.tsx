@@ -1,7 +1,7 @@
 /** One ring kernel: what it has done, why it failed, what it is made of. */
 import * as React from 'react';
 
-import { count, duration, perSecond } from '../look';
+import { count, duration, perSecond, plural } from '../look';
 import type { IDetails, IMissing, View } from '../protocol';
 import { Badge } from './parts';
 
@@ -34,13 +34,14 @@ export function Details({ details, reveal, open, close }: IProps): JSX.Element {
 function Known({ details, reveal, open }: Omit<IProps, 'close' | 'details'> & { details: IDetails }): JSX.Element {
   const of = details.statistics;
   const facts: [string, string][] = [
-    ['runs as', `${details.tag}, version ${count(details.version)}`],
-    ['queue', `${count(of.depth)} of ${count(of.bound)}, at most ${count(of.peak)} so far`],
-    ['messages', `${count(of.processed)} of ${count(of.received)} handled, ${perSecond(of.rate)} a second`],
-    ['replies', `${count(of.replied)}, of which ${count(of.unread)} not read`],
-    ['wait p50 / p99', pair(of.waitP50, of.waitP99)],
-    ['handle p50 / p99', pair(of.handleP50, of.handleP99)],
-    ['errors, restarts', `${count(of.errors)}, ${count(of.restarts)}`],
+    ['runs as', `${details.tag} · v${count(details.version)}`],
+    ['queued', `${count(of.depth)} of ${count(of.bound)}, most ${count(of.peak)}`],
+    ['handled', `${count(of.processed)} of ${count(of.received)}`],
+    ['a second', perSecond(of.rate)],
+    ['replies', `${count(of.replied)}, ${count(of.unread)} unread`],
+    ['wait p50/p99', pair(of.waitP50, of.waitP99)],
+    ['handle p50/p99', pair(of.handleP50, of.handleP99)],
+    ['errors', `${count(of.errors)}, ${plural(of.restarts, 'restart')}`],
     ['dead letters', `${count(of.deadLetters)}${of.dropped ? `, ${count(of.dropped)} dropped` : ''}`]
   ];
   return (
