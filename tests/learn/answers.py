@@ -126,4 +126,27 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("temperatures, germany = 'station.*.*.temperature', 'station.de.*'", "germany: 'station.de.*' does not take"),
         ("temperatures, germany = 'station.*.*.temperature', 'station.#'", "also takes `station.fr"),
     ],
+    "replay.1": [
+        (
+            "import random\n\n\n"
+            + BODY.format("seeded", "async for _ in ctx:\n        await ctx.send(random.randint(1, 6))"),
+            "throws are others",
+        ),
+        (BODY.format("seeded", "async for _ in ctx:\n        await ctx.send(4)"), "that is no die"),
+        (BODY.format("seeded", "async for _ in ctx:\n        await ctx.send(0)"), "a die has 1 to 6"),
+    ],
+    "replay.2": [
+        ("handled = 3", "A function is wanted"),
+        ("def handled(path, kernel_id):\n    return 0", "not 0"),
+        (
+            "from pydotcompute import read_log\n\n\ndef handled(path, kernel_id):\n"
+            "    return sum(getattr(e, 'priority', 0) > 0 and e.kernel_id == kernel_id for e in read_log(path))",
+            "Another one made it fail",
+        ),
+        (
+            "from pydotcompute import read_log\n\n\ndef handled(path, kernel_id):\n"
+            "    return sum(type(e).__name__ == 'RecordedEnd' for e in read_log(path))",
+            "not 8",
+        ),
+    ],
 }

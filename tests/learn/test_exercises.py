@@ -13,7 +13,8 @@ import pydotcompute.learn as learn
 from pydotcompute.learn import Exercise, check, exercise, hint, solution
 from tests.learn.answers import WRONG
 
-pytestmark = pytest.mark.needs_numba
+# Answers are judged on a loop of their own, which they may block.
+pytestmark = [pytest.mark.needs_numba, pytest.mark.may_block]
 EXERCISES = learn.exercises()
 NAMES = """
 import asyncio
