@@ -9,6 +9,8 @@ SAID = (
     "@ring_kernel(state=Said)\nasync def collector(ctx):\n    {}\n"
 )
 
+SAMPLE = "@message\nclass Sample:\n    sensor: int\n    value: float\n\n\n"
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
@@ -147,6 +149,27 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "from pydotcompute import read_log\n\n\ndef handled(path, kernel_id):\n"
             "    return sum(type(e).__name__ == 'RecordedEnd' for e in read_log(path))",
             "not 8",
+        ),
+    ],
+    "from_dotnet.1": [
+        (SAMPLE + BODY.format("average", "async for sample in ctx:\n        await ctx.send(sample.value)"), "not 1.5"),
+        (
+            SAMPLE + BODY.format("average", "sample = await ctx.receive()\n    await ctx.send(sample.value)"),
+            "Asked Sample",
+        ),
+    ],
+    "from_dotnet.2": [
+        (SAMPLE + "def doubled(runtime, kernel_id, sensor, value):\n    return 2 * value", "A coroutine is wanted"),
+        (
+            SAMPLE + "async def doubled(runtime, kernel_id, sensor, value):\n"
+            "    await runtime.send(kernel_id, Sample(sensor, value))\n"
+            "    return (await runtime.receive(kernel_id)).value",
+            "Called 20 times at once",
+        ),
+        (
+            SAMPLE + "async def doubled(runtime, kernel_id, sensor, value):\n"
+            "    return await runtime.ask(kernel_id, Sample(sensor, value))",
+            "got Sample",
         ),
     ],
 }
