@@ -149,7 +149,8 @@ export class Session implements ISession {
   private _tick(): void {
     this._ticks++;
     if (this._line) {
-      if (this._ticks % (this._looked.visible ? HEARTBEAT : PULSE) === 0) {
+      // Who wants nothing may be forgotten by the kernel: the next wish makes it known again.
+      if (wanted(this._looked) && this._ticks % (this._looked.visible ? HEARTBEAT : PULSE) === 0) {
         this._send({ kind: 'received', number: this._frame?.number ?? 0 });
       }
     } else if (this._kernel?.status === 'busy' && this._ticks % PROBE_AGAIN === 0) {

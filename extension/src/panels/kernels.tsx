@@ -343,7 +343,9 @@ function List({ model, frame, range }: { model: IModel; frame: IFrame; range: IP
       onScroll={look}
       onKeyDown={onKeyDown}
     >
-      {list.matching === 0 && <p className="pdc-lab-nothing">No kernel matches “{clipped(model.filter, 60)}”.</p>}
+      {frame.list?.matching === 0 && (
+        <p className="pdc-lab-nothing">No kernel matches “{clipped(model.filter, 60)}”.</p>
+      )}
       <div style={{ height: Math.min(list.matching, MOST_HIGH) * ROW }}>
         {list.rows.map((row, i) => (
           <Row

@@ -1,0 +1,89 @@
+/** What is opened and closed a hundred times leaves nothing behind. */
+import { COUNTER, expect, type Lab, LOAD, type Notebook, test } from './lab';
+
+test.describe.configure({ mode: 'serial' });
+test.beforeAll(({ lab }) => lab.clear());
+
+const CYCLES = Number(process.env['N'] ?? 100);
+
+let notebook: Notebook;
+
+/** What a page and a kernel hold, after all that can be collected was. */
+interface IHeld {
+  heap: number;
+  listeners: number;
+  nodes: number;
+  views: number;
+  comms: number;
+}
+
+async function held(lab: Lab): Promise<IHeld> {
+  const client = await lab.page.context().newCDPSession(lab.page.context().pages()[0]!);
+  await client.send('Performance.enable');
+  await client.send('HeapProfiler.enable');
+  for (let i = 0; i < 3; i++) {
+    await client.send('HeapProfiler.collectGarbage');
+  }
+  const { metrics } = await client.send('Performance.getMetrics');
+  const of = (name: string): number => metrics.find(metric => metric.name === name)!.value;
+  await client.detach();
+  const [views, comms] = JSON.parse(
+    await notebook.execute(
+      'import comm\nfrom pydotcompute.jupyter.panel import panel\n' +
+        'print([len(panel._views), len(comm.get_comm_manager().comms)])'
+    )
+  );
+  return { heap: of('JSHeapUsedSize') / 2 ** 20, listeners: of('JSEventListeners'), nodes: of('Nodes'), views, comms };
+}
+
+/** Do something in the page again and again: each time until there is such an element, and until there is none. */
+async function repeat(lab: Lab, what: 'panel' | 'notebook', times: number): Promise<void> {
+  await lab.page.evaluate(
+    async ([what, times, path]) => {
+      const { commands, shell } = window.jupyterapp as any;
+      const until = async (done: () => unknown): Promise<void> => {
+        while (!done()) {
+          await new Promise(requestAnimationFrame);
+        }
+      };
+      const row = () => document.querySelector('#pydotcompute-panel .pdc-lab-row');
+      for (let i = 0; i < times; i++) {
+        if (what === 'panel') {
+          await commands.execute('pydotcompute:show-panel');
+          await until(() => row()?.checkVisibility());
+          shell.collapseLeft();
+        } else {
+          shell.currentWidget.dispose();
+          await until(() => !row());
+          await commands.execute('docmanager:open', { path, factory: 'Notebook' });
+          await until(row);
+        }
+      }
+    },
+    [what, times, notebook.path] as const
+  );
+}
+
+test('the panel', async ({ lab }) => {
+  notebook = await lab.open([LOAD, COUNTER], 2);
+  await repeat(lab, 'panel', 10);
+  const before = await held(lab);
+  await repeat(lab, 'panel', CYCLES);
+  const after = await held(lab);
+  expect(after.views).toBe(before.views);
+  expect(after.comms).toBe(before.comms);
+  expect(after.listeners - before.listeners).toBeLessThan(CYCLES / 2);
+  expect(after.nodes - before.nodes).toBeLessThan(CYCLES / 2);
+  expect(after.heap - before.heap).toBeLessThan(2);
+});
+
+test('a notebook', async ({ lab }) => {
+  await lab.showPanel();
+  await repeat(lab, 'notebook', 5);
+  const before = await held(lab);
+  await repeat(lab, 'notebook', CYCLES);
+  const after = await held(lab);
+  console.log(before, after);
+  expect(after.views).toBe(before.views);
+  expect(after.comms).toBe(before.comms);
+});
