@@ -12,15 +12,15 @@ from pathlib import Path
 from voila.app import Voila
 
 HERE = Path(__file__).parent
-MISFIT = "@jupyter-notebook/lab-extension"
-"""An extension of Notebook that fails in Voilà's page."""
+MISFITS = ("@jupyter-notebook/lab-extension", "pydotcompute")
+"""Extensions of Notebook and JupyterLab, which find nothing of theirs in Voilà's page, and say so in its console."""
 
 
 def main() -> None:
     # Where Voilà looks for templates: `page` is in `voila/templates`.
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(HERE), os.environ.get("JUPYTER_PATH")]))
-    options = ["--template=page", f"--VoilaConfiguration.extension_denylist={MISFIT}", "--token", *sys.argv[1:]]
-    Voila.launch_instance([*options, str(HERE / "dashboard.ipynb")])
+    without = [f"--VoilaConfiguration.extension_denylist={name}" for name in MISFITS]
+    Voila.launch_instance(["--template=page", *without, "--token", *sys.argv[1:], str(HERE / "dashboard.ipynb")])
 
 
 if __name__ == "__main__":
