@@ -17,6 +17,8 @@ LABEXTENSION := extension/labextension/package.json
 LABEXTENSION_SOURCES := $(wildcard extension/*.json) $(shell find extension/schema extension/src extension/style \
     -name __tests__ -prune -o -type f -print)
 MODULES := extension/node_modules/.yarn-state.yml
+UI_MODULES := extension/ui-tests/node_modules/.yarn-state.yml
+LAB44 := $(VENV)-lab44
 JLPM = cd extension && PATH='$(CURDIR)/$(VENV)/bin':"$$PATH" jlpm
 
 BENCHMARKS := $(filter-out benchmarks/gpu% benchmarks/_%,$(wildcard benchmarks/*.py))
@@ -28,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The extension is built here, not as pip installs.
 export HATCH_JUPYTER_BUILDER_SKIP_NPM := 1
 
-.PHONY: help lab dashboard demo test test-core soak check bench gpu clean
+.PHONY: help lab dashboard demo test test-core test-lab soak check bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +51,21 @@ demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.htm
 test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
 	$(JLPM) test
 	$(PY) -m pytest $(NBVAL) tests $(NOTEBOOKS)
+	@$(MAKE) --no-print-directory test-lab
+
+# A user's machine without Chromium, or which could not build the extension, does without; in CI that is a failure.
+test-lab: $(VENV)/.dev $(VENV)/.extension ## the extension of JupyterLab in Chromium, in JupyterLab 4.4 and in the newest one
+	@if [ -z "$$CI" ] && ! { [ -n "$$CHROMIUM" ] || command -v chromium google-chrome >/dev/null; }; then \
+	    echo 'Skipped: no Chromium to test the extension in; install it, or set CHROMIUM to its path.'; \
+	elif [ -z "$$CI" ] && [ ! -e $(MODULES) ]; then \
+	    echo 'Skipped: the extension could not be built, see build/extension.log.'; \
+	else \
+	    $(MAKE) --no-print-directory $(UI_MODULES) $(LAB44)/.installed && \
+	    for python in '$(CURDIR)/$(PY)' '$(CURDIR)/$(LAB44)/bin/python'; do \
+	        "$$python" -c 'import jupyterlab; print("The extension in JupyterLab", jupyterlab.__version__)' && \
+	        (cd extension/ui-tests && PYTHON="$$python" PATH='$(CURDIR)/$(VENV)/bin':"$$PATH" jlpm test) || exit 1; \
+	    done; \
+	fi
 
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
 	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
@@ -135,6 +152,19 @@ $(VENV)/.lab: $(PY) pyproject.toml | $(LABEXTENSION)
 $(VENV)/.dev: $(VENV)/.lab
 	@echo 'Installing the development tools into $(VENV) (once)'
 	@$(PY) -m pip install -q --group dev $(if $(CI),--group interop) -e '.[cuda]'
+	@touch $@
+
+$(UI_MODULES): extension/ui-tests/package.json extension/ui-tests/yarn.lock | $(VENV)/.builder
+	@echo 'Installing what tests the extension into extension/ui-tests/node_modules (once)'
+	@mkdir -p build
+	@(cd extension/ui-tests && PATH='$(CURDIR)/$(VENV)/bin':"$$PATH" PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 \
+	    jlpm install --immutable) >build/ui-tests.log 2>&1 && touch $@ || { tail -n 20 build/ui-tests.log; exit 1; }
+
+# The oldest JupyterLab that the extension runs in; the package itself comes from the tree.
+$(LAB44)/.installed: $(VENV)/.lab
+	@echo 'Installing JupyterLab 4.4 into $(LAB44) (once)'
+	@$(PY) -m venv --clear --without-pip $(LAB44)
+	@$(PY) -m pip --python $(LAB44)/bin/python install -q 'jupyterlab==4.4.*' 'ipykernel>=7' numpy msgpack ipywidgets anywidget bqplot numba
 	@touch $@
 
 # The package itself is not installed here: it would bring what this environment must do without.
