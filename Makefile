@@ -51,7 +51,6 @@ demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.htm
 test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
 	$(JLPM) test
 	$(PY) -m pytest $(NBVAL) tests $(NOTEBOOKS)
-	@$(MAKE) --no-print-directory test-lab
 
 # A user's machine without Chromium, or which could not build the extension, does without; in CI that is a failure.
 test-lab: $(VENV)/.dev $(VENV)/.extension ## the extension of JupyterLab in Chromium, in JupyterLab 4.4 and in the newest one
