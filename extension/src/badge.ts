@@ -1,8 +1,9 @@
 /** A small badge on each cell of a notebook that defines ring kernels. */
 import type { Cell } from '@jupyterlab/cells';
 import type { NotebookPanel } from '@jupyterlab/notebook';
+import { Signal } from '@lumino/signaling';
 
-import { clipped, count, counted, LOOK, plural } from './look';
+import { clipped, count, counted, LOOK, plural, WORST_FIRST } from './look';
 import { digest, type ICell, type IKernelRef, STATES } from './protocol';
 import type { ISource } from './tokens';
 
@@ -32,6 +33,7 @@ export class Badges {
       this._panel.disposed.disconnect(this.dispose, this);
     }
     clearTimeout(this._timer);
+    Signal.disconnectReceiver(this);
     for (const [cell, badge] of this._badges) {
       take(cell, badge);
     }
@@ -47,7 +49,8 @@ export class Badges {
     if (this._panel.isDisposed) {
       return;
     }
-    const cells = this._source.session.frame?.cells ?? (this._source.session.phase === 'live' ? null : []);
+    const cells =
+      this._source.session.frame?.cells ?? (['live', 'refused'].includes(this._source.session.phase) ? null : []);
     if (cells === null) {
       return; // a frame without cells: somebody else's wish was answered first
     }
@@ -67,9 +70,13 @@ export class Badges {
         badge.className = 'pdc-lab-badge';
         this._badges.set(cell, badge);
       }
-      // A cell out of sight has no input area yet; the badge comes with the frame after it has.
+      // A cell out of sight has no input area yet.
       const input = cell.inputArea?.node.parentElement;
       if (!input) {
+        if (!this._unseen.has(cell)) {
+          this._unseen.add(cell);
+          cell.inViewportChanged.connect(this._draw, this);
+        }
         continue;
       }
       if (badge.parentElement !== input) {
@@ -93,7 +100,7 @@ export class Badges {
       this._sources.set(cell, mine);
     }
     const present = STATES.filter((_, i) => what.states[i]);
-    const look = LOOK[present.includes('FAILED') ? 'FAILED' : present.length === 1 ? present[0]! : 'ACTIVE'];
+    const look = LOOK[WORST_FIRST.find(state => present.includes(state)) ?? 'CREATED'];
     const words = [
       what.kernels === 1 ? look.word : counted(what.states, STATES),
       what.version > 1 || what.kernels === 1 ? `v${count(what.version)}` : '',
@@ -120,6 +127,7 @@ export class Badges {
 
   private _badges = new Map<Cell, HTMLButtonElement>();
   private _sources = new WeakMap<Cell, { source: string; digest: number }>();
+  private _unseen = new WeakSet<Cell>();
   private _timer: ReturnType<typeof setTimeout> | undefined;
 }
 

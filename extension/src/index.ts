@@ -1,6 +1,6 @@
 /** What JupyterLab gets: each plugin puts one part in its place, and does nothing else. */
 import { ILayoutRestorer, type JupyterFrontEnd, type JupyterFrontEndPlugin } from '@jupyterlab/application';
-import { ICommandPalette } from '@jupyterlab/apputils';
+import { ICommandPalette, Notification } from '@jupyterlab/apputils';
 import { IConsoleTracker } from '@jupyterlab/console';
 import { INotebookTracker } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
@@ -71,7 +71,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
 
     const show = (): void => shell.activateById(panel.id);
     const select = (source: ISource, kernel: IKernelRef): void => {
-      model.pinned = source === model.current ? model.pinned : source.id;
+      // The notebook of a badge that is clicked is in front, unless another one is kept there.
+      model.pinned = model.pinned === null ? null : source.id;
       model.selected = kernel;
       show();
     };
@@ -94,7 +95,10 @@ const plugin: JupyterFrontEndPlugin<void> = {
         };
       }
     };
-    const settings = await registry?.load(plugin.id);
+    const settings = await registry?.load(plugin.id).catch((error: Error) => {
+      console.warn(`The settings of the ring kernels could not be read: ${error.message}`);
+      return undefined;
+    });
     const apply = (): void => {
       panel.hz = (settings?.get('refreshRate').composite as number | undefined) ?? 2;
       setBadges((settings?.get('badges').composite as boolean | undefined) ?? true);
@@ -132,7 +136,13 @@ function addCommands(
     commands.addCommand(id, {
       label: () => `${ACTS[verb].word} ${model.selected ? `“${model.selected.kernel}”` : 'the Selected Ring Kernel'}`,
       isEnabled: () => model.selected !== null && model.current?.session.phase === 'live',
-      execute: () => model.current!.session.command(verb, model.selected!.runtime, model.selected!.kernel)
+      execute: () => {
+        const { runtime, kernel } = model.selected!;
+        model.current!.session.command(verb, runtime, kernel).then(
+          text => text && Notification.success(text, { autoClose: 3000 }),
+          (error: Error) => Notification.error(error.message)
+        );
+      }
     });
   }
   model.changed.connect(() => {

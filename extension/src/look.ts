@@ -75,11 +75,20 @@ export function clipped(text: string, most: number): string {
   return text.length <= most ? text : `${text.slice(0, most - 1)}…`;
 }
 
+/** Which of several states is told first. */
+export const WORST_FIRST: readonly State[] = [
+  'FAILED',
+  'ACTIVE',
+  'DEACTIVATED',
+  'TERMINATING',
+  'LAUNCHED',
+  'CREATED',
+  'TERMINATED'
+];
+
 /** How many kernels are in which state, those in trouble first: "1 failed · 3 active". */
 export function counted(states: readonly number[], words: readonly State[]): string {
-  const order: State[] = ['FAILED', 'ACTIVE', 'DEACTIVATED', 'LAUNCHED', 'CREATED', 'TERMINATING', 'TERMINATED'];
-  return order
-    .map(state => ({ n: states[words.indexOf(state)] ?? 0, word: LOOK[state].word }))
+  return WORST_FIRST.map(state => ({ n: states[words.indexOf(state)] ?? 0, word: LOOK[state].word }))
     .filter(({ n }) => n > 0)
     .map(({ n, word }) => `${count(n)} ${word}`)
     .join(' · ');

@@ -124,6 +124,9 @@ export class Model implements IModel {
   }
 
   private _onSession(): void {
+    if (['none', 'connecting', 'restarting'].includes(this.current?.session.phase ?? 'none')) {
+      this._selected = null; // what has its name in the next kernel is another one
+    }
     this._changed.emit();
   }
 

@@ -11,10 +11,17 @@ import type { ISession, Phase } from './tokens';
 const TICK = 1000;
 /** Ticks until a busy kernel is asked again whether `pydotcompute` is there. */
 const PROBE_AGAIN = 2;
-/** Ticks until the kernel is told that somebody still looks; after 3 s it sends slower, after 30 s nothing. */
-const HEARTBEAT = 2;
-/** The same while nobody can see this page; after 600 s of silence the kernel believes that it is closed. */
-const PULSE = 60;
+/** Milliseconds until the kernel is told that somebody still looks; after 3 s it sends slower, after 30 s nothing. */
+const HEARTBEAT = 2000;
+/**
+ * The same while nobody can see this page; after 600 s of silence the kernel believes that it is closed. Browsers let
+ * the timers of such pages go once a minute.
+ */
+const PULSE = 60_000;
+/** Milliseconds that a kernel may take to say which comms it has: those that never do know no such question. */
+const ANSWER = 10_000;
+/** Milliseconds that a request may take, the draining of a ring kernel that is stopped included. */
+const PATIENCE = 60_000;
 /** Milliseconds that a kernel may take to make a subshell; without one, messages wait for the end of a cell. */
 const SUBSHELL = 3000;
 
@@ -150,10 +157,11 @@ export class Session implements ISession {
     this._ticks++;
     if (this._line) {
       // Who wants nothing may be forgotten by the kernel: the next wish makes it known again.
-      if (wanted(this._looked) && this._ticks % (this._looked.visible ? HEARTBEAT : PULSE) === 0) {
+      const silent = Date.now() - this._sentAt;
+      if (wanted(this._looked) && silent >= (this._looked.visible ? HEARTBEAT : PULSE)) {
         this._send({ kind: 'received', number: this._frame?.number ?? 0 });
       }
-    } else if (this._kernel?.status === 'busy' && this._ticks % PROBE_AGAIN === 0) {
+    } else if ((this._kernel?.status === 'busy' || this._lost) && this._ticks % PROBE_AGAIN === 0) {
       void this._probe();
     }
   }
@@ -164,19 +172,27 @@ export class Session implements ISession {
     if (!kernel || this._line || this._attempt || kernel.connectionStatus !== 'connected' || !wanted(this._merged())) {
       return;
     }
-    const attempt = (this._attempt = {});
+    if (!kernel.handleComms) {
+      // JupyterLab lets only the first of several notebooks and consoles with one kernel have comms.
+      return this._set('shared');
+    }
+    const attempt = (this._attempt = new AbortController());
     try {
-      const found = await comms(kernel, wire.CONTROL);
+      const found = await comms(kernel, wire.CONTROL, attempt.signal);
       if (attempt !== this._attempt) {
         return;
       }
+      this._lost = false;
       if (found.length > 0) {
         await this._dial(kernel, attempt);
       } else {
         this._set('absent');
       }
     } catch {
-      // The kernel ended or was restarted before it answered: its status says what comes next.
+      // The kernel ended or was restarted before it answered: its status says what comes next. Or it never answers.
+      if (attempt === this._attempt && this._phase === 'connecting') {
+        this._set('absent');
+      }
     } finally {
       if (attempt === this._attempt) {
         this._attempt = null;
@@ -186,7 +202,7 @@ export class Session implements ISession {
 
   // -- the line -------------------------------------------------------------------------------------------------------
 
-  private async _dial(kernel: Kernel.IKernelConnection, attempt: object): Promise<void> {
+  private async _dial(kernel: Kernel.IKernelConnection, attempt: AbortController): Promise<void> {
     let line: ILine;
     try {
       line = { control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
@@ -242,14 +258,17 @@ export class Session implements ISession {
   /** The kernel closed a comm. */
   private _closed(line: ILine): void {
     if (line === this._line) {
+      // It had given this page up, as silent for too long, or `pydotcompute` is there no longer: ask.
       this._hangUp('the kernel has closed the connection', true);
-      this._set('absent');
+      this._lost = true;
+      this._set('connecting');
     }
   }
 
   private _hangUp(why: string, tell: boolean): void {
     const line = this._line;
     this._line = null;
+    this._attempt?.abort();
     this._attempt = null;
     this._frame = null;
     this._looked = NOTHING;
@@ -273,6 +292,7 @@ export class Session implements ISession {
   private _send(message: wire.ToKernel, acknowledged: (refused: string | null) => void = () => undefined): void {
     if (this._line && !this._kernel?.isDisposed) {
       this._acknowledged.push(acknowledged);
+      this._sentAt = Date.now();
       this._line.control.send(wire.written(message));
     }
   }
@@ -283,6 +303,14 @@ export class Session implements ISession {
       return Promise.reject(new Error('there is no connection to the ring kernels of this notebook'));
     }
     this._requests.set(message.request, request);
+    const late = setTimeout(() => {
+      const text = `the kernel has not answered for ${PATIENCE / 1000} s`;
+      this._settle({ request: message.request, ok: false, text, model: null });
+    }, PATIENCE);
+    request.promise.then(
+      () => clearTimeout(late),
+      () => clearTimeout(late)
+    );
     this._send(message, refused => {
       if (refused !== null) {
         this._settle({ request: message.request, ok: false, text: refused, model: null });
@@ -352,8 +380,11 @@ export class Session implements ISession {
   private _requests = new Map<string, PromiseDelegate<wire.IResult>>();
   private _acknowledged: ((refused: string | null) => void)[] = [];
   /** The present one to find `pydotcompute` and to open a line; one that was overtaken by events is another. */
-  private _attempt: object | null = null;
+  private _attempt: AbortController | null = null;
   private _ticks = 0;
+  private _sentAt = 0;
+  /** Whether the kernel has closed the line, and is to be asked why. */
+  private _lost = false;
   private _timer: ReturnType<typeof setInterval>;
   private _isDisposed = false;
   private _changed = new Signal<this, void>(this);
@@ -367,9 +398,10 @@ function wanted(look: wire.ILook): boolean {
 /**
  * The ids of the comms of some target that a kernel has, asked on the control channel, which answers while a cell runs.
  *
- * Rejects when the kernel ends or is restarted before it answers.
+ * Rejects when the kernel ends or is restarted before it answers, when it does not answer, and when `signal` says that nobody
+ * wants to know any more.
  */
-export async function comms(kernel: Kernel.IKernelConnection, target: string): Promise<string[]> {
+export async function comms(kernel: Kernel.IKernelConnection, target: string, signal?: AbortSignal): Promise<string[]> {
   const question = KernelMessage.createMessage<KernelMessage.ICommInfoRequestMsg>({
     msgType: 'comm_info_request',
     channel: 'shell',
@@ -379,6 +411,9 @@ export async function comms(kernel: Kernel.IKernelConnection, target: string): P
   });
   // The types know this message on the shell channel only; kernels take it on both.
   const future = kernel.sendControlMessage({ ...question, channel: 'control' } as any, true);
-  const reply = ((await future.done) as any).content as KernelMessage.ICommInfoReplyMsg['content'];
+  const late = setTimeout(() => future.dispose(), ANSWER);
+  signal?.addEventListener('abort', () => future.dispose());
+  const reply = ((await future.done.finally(() => clearTimeout(late))) as any)
+    .content as KernelMessage.ICommInfoReplyMsg['content'];
   return reply.status === 'ok' ? Object.keys(reply.comms) : [];
 }

@@ -21,15 +21,14 @@ export interface ITab {
 /** One view. It follows its notebook through restarts of the kernel. */
 export class TabContent extends Widget {
   constructor(
-    readonly tab: ITab,
+    public tab: ITab,
     private _model: IModel
   ) {
     super();
     this.addClass('pdc-lab-tab');
     this.layout = new PanelLayout();
-    this.title.label = `${tab.kernel ?? tab.path.split('/').pop()}: ${tab.view}`;
-    this.title.caption = `${tab.view[0]!.toUpperCase()}${tab.view.slice(1)} of ${tab.kernel ?? 'the ring kernels'} of ${tab.path}`;
     this.title.icon = icon;
+    this._name();
     _model.sourcesChanged.connect(this._follow, this);
     this._follow();
   }
@@ -44,7 +43,14 @@ export class TabContent extends Widget {
   }
 
   private _follow(): void {
-    const source = this._model.sources.find(({ path }) => path === this.tab.path) ?? null;
+    const { sources } = this._model;
+    // A notebook that is renamed is still the same.
+    const source =
+      sources.find(one => one === this._source) ?? sources.find(({ path }) => path === this.tab.path) ?? null;
+    if (source && source.path !== this.tab.path) {
+      this.tab = { ...this.tab, path: source.path };
+      this._name();
+    }
     if (source !== this._source) {
       this._leave();
       this._source = source;
@@ -52,6 +58,12 @@ export class TabContent extends Widget {
       source?.session.wish(this._part, { hz: 1, summary: true });
     }
     this._look();
+  }
+
+  private _name(): void {
+    const { kernel, path, view } = this.tab;
+    this.title.label = `${kernel ?? path.split('/').pop()}: ${view}`;
+    this.title.caption = `${view[0]!.toUpperCase()}${view.slice(1)} of ${kernel ?? 'the ring kernels'} of ${path}`;
   }
 
   private _leave(): void {
@@ -72,6 +84,9 @@ export class TabContent extends Widget {
     const source = this._source;
     if (!source) {
       return this._say(`Open ${this.tab.path} to see this again: its kernel is what is shown here.`);
+    }
+    if (source.session.phase === 'refused' && this._tried) {
+      return; // one bad message: what is shown goes on
     }
     if (source.session.phase !== 'live') {
       this._made = null;

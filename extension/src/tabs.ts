@@ -34,8 +34,10 @@ export function addTabs(
           content: new TabContent({ path, view, runtime, kernel: kernel ?? null }, model)
         });
         widget.id = `pydotcompute-${UUID.uuid4()}`;
-        app.shell.add(widget, 'main', { mode: 'split-right' });
-        void tracker.add(widget);
+        const made = widget;
+        app.shell.add(made, 'main', { mode: 'split-right' });
+        void tracker.add(made);
+        made.content.title.changed.connect(() => void tracker.save(made)); // its notebook was renamed
       }
       app.shell.activateById(widget.id);
       return widget;
@@ -46,6 +48,8 @@ export function addTabs(
     args: ({ content }) => ({ ...content.tab }),
     name: ({ content }) => named(content.tab)
   });
+  // Of one that was closed just before the page was, JupyterLab remembers that it was open, but not where.
+  void app.restored.then(() => tracker.filter(({ isAttached }) => !isAttached).forEach(widget => widget.dispose()));
   return tab => app.commands.execute(OPEN, { ...tab });
 }
 

@@ -15,6 +15,8 @@ export type Phase =
   /** A kernel without `pydotcompute`. */
   | 'absent'
   | 'live'
+  /** Another notebook or console in this page has the same kernel, and is the one that can ask it. */
+  | 'shared'
   | 'restarting'
   | 'disconnected'
   /** It speaks another version, or what it says makes no sense; `problem` says why. */

@@ -37,6 +37,8 @@ class View(comm.View):
         self.wish: wire.Look | None = None
         self.asked = False
         """Whether it waits for a frame, even for one with nothing new."""
+        self.control: Any = None
+        """The comm that it asks on."""
         self.frames: Any = None
         """The comm that frames go to."""
         self.context = contextvars.copy_context()  # ipykernel 7.0 looks up there what is published on a thread
@@ -80,6 +82,7 @@ class Panel:
         except RefusedError as error:
             control.send(wire.acknowledgement(str(error)))
             return
+        view.control = control
         control.on_msg(lambda message: self._tell(view, message["content"].get("data"), control.send))
         control.on_close(lambda message: self._leave(view))
         control.send(wire.acknowledgement())
@@ -105,7 +108,7 @@ class Panel:
 
     def _leave(self, view: View) -> None:
         with self._changed:
-            view.wish, view.frames = None, None
+            view.wish, view.control, view.frames = None, None, None
             self._forget(view)
             self._changed.notify()
 
@@ -117,6 +120,13 @@ class Panel:
             _, close = self._opened.pop(model)
             context = view.context.copy()
             threading.Thread(target=context.run, args=(close,), name="pydotcompute-close", daemon=True).start()
+
+    def _give_up(self, view: View) -> None:
+        """With the lock: it was silent for too long. Should it only have slept, it notices, and begins anew."""
+        self._forget(view)
+        comms, view.control, view.frames = (view.control, view.frames), None, None
+        for one in filter(None, comms):
+            view.context.copy().run(one.close)
 
     def _tell(self, view: View, data: Any, reply: Callable[[dict[str, Any]], None]) -> None:
         reply(wire.acknowledgement(comm.refusal(view, self, data, partial(self._follow, view, data))))
@@ -130,7 +140,6 @@ class Panel:
                     if message.visible and (view.wish is None or not view.wish.visible):
                         view.received = view.number
                     view.wish, view.asked, view.due = message, True, min(view.due, view.rested)
-                    self._views.setdefault(view.key, view)  # it had been given up
             case wire.Received(number):
                 view.received = max(view.received, number)
             case wire.Command(request, verb, _, kernel):
@@ -150,6 +159,8 @@ class Panel:
             case wire.Hello():
                 raise RefusedError("this view has said hello")
         with self._changed:
+            if view.frames is not None:
+                self._views.setdefault(view.key, view)  # it had been given up
             self._go_on()
 
     def _said(self, view: View, request: str, ok: bool, text: str, data: dict[str, Any] | None = None) -> None:
@@ -230,7 +241,8 @@ class Panel:
             with self._changed:
                 now = time.monotonic()
                 for view in [view for view in self._views.values() if now - view.heard >= comm.GONE]:
-                    self._forget(view)
+                    if not self._held_up:  # else its messages may wait for the end of a cell
+                        self._give_up(view)
                 looking = [view for view in self._views.values() if self._looks(view, now)]
                 if not looking and not self._opened:
                     self._thread = None

@@ -237,7 +237,7 @@ def test_with_sums_and_cells_alone_a_frame_goes_out_when_something_changes(page,
     browser.frame(after=told)  # who asks is answered
 
 
-def test_a_view_that_says_nothing_is_out_of_sight_and_then_gone(browser, start, alone, monkeypatch):
+def test_a_view_that_says_nothing_is_out_of_sight_and_then_gone(page, browser, start, alone, monkeypatch):
     start("a")
     monkeypatch.setattr(comm, "SILENT", 0.3)
     browser.next(list=LIST)
@@ -250,6 +250,9 @@ def test_a_view_that_says_nothing_is_out_of_sight_and_then_gone(browser, start, 
     monkeypatch.setattr(comm, "GONE", 0.0)
     alone._thread.join(10)
     assert alone._views == {}
+    # Should it only have slept, the browser notices that its comms are closed.
+    assert sum(kind == "comm_close" for kind, *_ in page._messages) == 2
+    assert [c.target_name for c in page.manager.comms.values()] == [jupyter.PANEL]
     monkeypatch.undo()
 
 
@@ -265,8 +268,10 @@ def test_while_the_notebook_is_held_up_silence_means_nothing(browser, start, alo
     monkeypatch.setattr(census_module.Survey, "notebook_lag", 5.0)
     browser.next(list=LIST)
     monkeypatch.setattr(comm, "SILENT", 0.0)
+    monkeypatch.setattr(comm, "GONE", 0.0)
     after = len(browser.frames)
     browser.frame(after=after + 2)
+    monkeypatch.undo()
 
 
 def test_frames_go_out_slowly_while_the_browser_does_not_draw_them(page, browser, start, monkeypatch):

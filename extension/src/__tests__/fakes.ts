@@ -61,6 +61,8 @@ export class FakeKernel {
   status = 'idle';
   connectionStatus = 'connected';
   isDisposed = false;
+  /** Whether it is the connection of this page that has comms. */
+  handleComms = true;
   /** Whether `pydotcompute` was imported. */
   imported = true;
   /** Whether it answers questions at once. */
@@ -94,7 +96,7 @@ export class FakeKernel {
     return comm;
   }
 
-  sendControlMessage(message: any): { done: Promise<any> } {
+  sendControlMessage(message: any): { done: Promise<any>; dispose: () => void } {
     this.asked.push(message);
     const reply = new PromiseDelegate<any>();
     const answer = (): void => {
@@ -106,7 +108,7 @@ export class FakeKernel {
     } else {
       this.unanswered.push(answer);
     }
-    return { done: reply.promise };
+    return { done: reply.promise, dispose: () => reply.reject(new Error('disposed')) };
   }
 
   becomes(status: string): void {

@@ -408,14 +408,60 @@ describe('what happens to kernels', () => {
     expect(session.phase).toBe('none');
   });
 
-  it('the kernel closes a comm: absent, and asked again when it is idle', async () => {
+  it('the kernel closes a comm: it is asked why, though nothing runs there', async () => {
     await live();
     const { control, frames } = kernel;
     frames.onClose();
-    expect([session.phase, control.isDisposed]).toEqual(['absent', true]);
+    expect([session.phase, control.isDisposed]).toEqual(['connecting', true]);
+    await settle(2000);
+    expect(kernel.control).not.toBe(control);
+    kernel.sends(frame());
+    expect(session.phase).toBe('live');
+    kernel.imported = false;
+    kernel.frames.onClose();
+    await settle(2000);
+    expect(session.phase).toBe('absent');
+    const asked = kernel.asked.length;
+    await settle(20_000);
+    expect(kernel.asked).toHaveLength(asked);
+  });
+
+  it('another view of this page has its comms: nothing is asked', async () => {
+    kernel.handleComms = false;
+    begin();
+    await settle();
+    expect([session.phase, kernel.asked]).toEqual(['shared', []]);
+  });
+
+  it('one that never answers counts as without pydotcompute', async () => {
+    kernel.answers = false;
+    begin();
+    await settle(10_000);
+    expect(session.phase).toBe('absent');
+    kernel.answers = true;
     kernel.becomes('idle');
     await settle();
-    expect(kernel.control).not.toBe(control);
+    expect(kernel.control.opened).not.toBeNull();
+  });
+});
+
+describe('time', () => {
+  it('a hidden page whose timers go once a minute speaks often enough not to be forgotten', async () => {
+    await live();
+    hide(true);
+    const told = kernel.told('received').length;
+    for (let minute = 0; minute < 9; minute++) {
+      jest.setSystemTime(Date.now() + 59_000);
+      await settle(1000);
+    }
+    expect(kernel.told('received').length).toBeGreaterThanOrEqual(told + 8);
+  });
+
+  it('a request that is not answered ends', async () => {
+    await live();
+    const pending = session.command('pause', 1, 'stats').catch(error => error.message);
+    await settle(60_000);
+    expect(await pending).toBe('the kernel has not answered for 60 s');
   });
 });
 

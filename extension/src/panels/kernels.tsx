@@ -86,8 +86,11 @@ export class KernelsPanel extends ReactWidget {
   }
 
   protected override onBeforeHide(): void {
-    this._source?.session.wish(PART, null);
-    this._source = null;
+    this._leave();
+  }
+
+  protected override onBeforeDetach(): void {
+    this._leave();
   }
 
   protected override render(): JSX.Element {
@@ -105,6 +108,11 @@ export class KernelsPanel extends ReactWidget {
         )}
       </UseSignal>
     );
+  }
+
+  private _leave(): void {
+    this._source?.session.wish(PART, null);
+    this._source = null;
   }
 
   private _onChanged(): void {
@@ -305,25 +313,40 @@ function List({ model, frame, range }: { model: IModel; frame: IFrame; range: IP
     return () => resized.disconnect();
   }, []);
 
-  const move = (to: number): void => {
+  /** Place of a row that is to be selected when it is there. */
+  const awaited = React.useRef<number | null>(null);
+  const select = (to: number): void => {
     const row = list.rows[to - list.first];
-    if (row && box.current) {
+    awaited.current = row ? null : to;
+    if (row) {
       model.selected = { runtime: row.runtime, kernel: row.kernel };
+    }
+  };
+  React.useEffect(() => {
+    if (awaited.current !== null && list.rows[awaited.current - list.first]) {
+      select(awaited.current);
+    }
+  }, [frame]);
+  const move = (wanted: number): void => {
+    const to = Math.max(0, Math.min(wanted, list.matching - 1, MOST_HIGH - 1));
+    if (box.current && list.matching > 0) {
       const { scrollTop, clientHeight } = box.current;
       box.current.scrollTop = Math.min(to * ROW, Math.max(scrollTop, (to + 1) * ROW - clientHeight));
+      select(to);
     }
   };
   const onKeyDown = (event: React.KeyboardEvent): void => {
-    const place = at < 0 ? -1 : list.first + at;
+    // Without a selection, or with one that is out of reach, the way begins at the first row in view.
+    const top = Math.ceil((box.current?.scrollTop ?? 0) / ROW);
+    const place = awaited.current ?? (at < 0 ? top - 1 : list.first + at);
     const page = Math.max(1, Math.floor((box.current?.clientHeight ?? 0) / ROW) - 1);
-    const most = list.first + list.rows.length - 1;
     const to = {
       ArrowDown: place + 1,
-      ArrowUp: Math.max(0, place - 1),
-      PageDown: Math.min(most, place + page),
-      PageUp: Math.max(list.first, place - page),
-      Home: list.first,
-      End: most
+      ArrowUp: place - 1,
+      PageDown: place + page,
+      PageUp: place - page,
+      Home: 0,
+      End: list.matching - 1
     }[event.key];
     if (to !== undefined) {
       event.preventDefault();
@@ -416,6 +439,7 @@ const WORDS: Readonly<Record<Phase | 'no notebook', readonly [string, string]>> 
   connecting: ['Connecting …', 'The kernel is starting, or busy.'],
   absent: ['No ring kernels here', 'This notebook has not loaded pydotcompute yet. Run this in a cell:'],
   live: ['Connecting …', 'The first numbers are on their way.'],
+  shared: ['The same kernel', 'Another notebook or console here has this kernel: its ring kernels are shown there.'],
   restarting: ['Restarting …', 'The ring kernels ended with the former kernel: run their cells again.'],
   disconnected: ['Disconnected', 'The connection to the server is lost. It is tried again by itself.'],
   refused: ['Not understood', '']
