@@ -35,7 +35,9 @@ export function addTabs(
         });
         widget.id = `pydotcompute-${UUID.uuid4()}`;
         const made = widget;
-        app.shell.add(made, 'main', { mode: 'split-right' });
+        // The first view stands beside the notebook, the others behind it: there is room for one.
+        const other = tracker.find(one => one !== made && one.isAttached);
+        app.shell.add(made, 'main', other ? { mode: 'tab-after', ref: other.id } : { mode: 'split-right' });
         void tracker.add(made);
         made.content.title.changed.connect(() => void tracker.save(made)); // its notebook was renamed
       }
@@ -48,8 +50,6 @@ export function addTabs(
     args: ({ content }) => ({ ...content.tab }),
     name: ({ content }) => named(content.tab)
   });
-  // Of one that was closed just before the page was, JupyterLab remembers that it was open, but not where.
-  void app.restored.then(() => tracker.filter(({ isAttached }) => !isAttached).forEach(widget => widget.dispose()));
   return tab => app.commands.execute(OPEN, { ...tab });
 }
 

@@ -4,7 +4,7 @@
  * PYTHON is the Python that runs the server and the kernels, else that of the PATH; CHROMIUM the browser.
  */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, symlinkSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { delimiter, join, resolve } from 'node:path';
 
@@ -30,11 +30,16 @@ function environment(): { [name: string]: string } {
   const labextensions = join(folder, 'share', 'jupyter', 'labextensions');
   mkdirSync(labextensions, { recursive: true });
   mkdirSync(join(folder, 'notebooks'), { recursive: true });
-  try {
-    symlinkSync(join(extension, 'labextension'), join(labextensions, 'pydotcompute'));
-  } catch {
-    // it is there already
+  // A copy: who builds meanwhile does not take files away from the page.
+  if (!existsSync(join(labextensions, 'pydotcompute'))) {
+    cpSync(join(extension, 'labextension'), join(labextensions, 'pydotcompute'), { recursive: true });
   }
+  // The debugger complains of each notebook that is closed while it still asks that one's kernel.
+  mkdirSync(join(folder, 'config', 'labconfig'), { recursive: true });
+  writeFileSync(
+    join(folder, 'config', 'labconfig', 'page_config.json'),
+    JSON.stringify({ disabledExtensions: { '@jupyterlab/debugger-extension': true } })
+  );
   const of = (name: string): string => join(folder, name);
   return {
     IPYTHONDIR: of('ipython'),
@@ -54,8 +59,8 @@ export default defineConfig({
   testDir: 'tests',
   outputDir: join(folder, 'results'),
   reporter: [['list']],
-  // One page is shared by most tests: starting JupyterLab and a kernel takes longer than what is tested.
-  workers: 1,
+  // All tests of a file share one page: starting JupyterLab and a kernel takes longer than what is tested.
+  workers: 2,
   timeout: 60_000,
   expect: { timeout: 15_000 },
   forbidOnly: Boolean(process.env['CI']),

@@ -14,7 +14,7 @@ test('after a reload all is there again', async ({ lab }) => {
   await lab.showPanel();
   await expect(lab.row('counter')).toBeVisible();
   await expect(one.badge(1)).toBeVisible();
-  await lab.reload();
+  await lab.reload(one);
   await one.show();
   await lab.showPanel();
   await expect(lab.row('counter')).toContainText('active');

@@ -25,9 +25,10 @@ async def alarm(ctx):
 
 /** A cell that blocks its kernel until `goOn`. */
 export const BLOCK = `import os, time
-while not os.path.exists("go-on"):
+GO_ON = os.environ["JPY_SESSION_NAME"] + ".on"
+while not os.path.exists(GO_ON):
     time.sleep(0.02)
-os.remove("go-on")
+os.remove(GO_ON)
 `;
 
 /** A message of a comm that went through a web socket. */
@@ -37,11 +38,22 @@ export interface ICommMessage {
   text: string;
 }
 
-/** What JupyterLab itself complains about when a kernel is restarted, and when a notebook is restored out of sight. */
-const NOT_OURS =
-  /^Could not restore the debugger state|^TypeError: Cannot read properties of null \(reading 'observe'\)/;
+/**
+ * What JupyterLab itself complains about: a notebook that is restored out of sight, one that is closed at once, a kernel
+ * that is left while comms of it ask for their subshells.
+ */
+const NOT_OURS = new RegExp(
+  [
+    "^TypeError: Cannot read properties of null \\(reading 'observe'\\)",
+    '^Error while computing the ReactiveToolbar',
+    '^Error: Canceled future for create_subshell_request'
+  ].join('|')
+);
 
 const AXE = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
+
+/** Two pages that share one would restore what the other has open. */
+const WORKSPACE = `page-${process.pid}`;
 
 let made = 0;
 
@@ -116,7 +128,8 @@ export class Lab {
 
   /** Write a notebook with these cells and open it; the last ones are not run. */
   async open(cells: string[], run = 0): Promise<Notebook> {
-    const path = `notebook-${++made}-${Date.now()}.ipynb`;
+    const path = `notebook-${process.pid}-${++made}.ipynb`;
+    this._paths.push(path);
     const content = {
       cells: cells.map((source, i) => ({
         cell_type: 'code',
@@ -157,22 +170,21 @@ export class Lab {
     );
   }
 
-  /** Load the page again, once JupyterLab has kept what is open: so many things of that name. */
-  async reload(name = 'notebook', times = 1): Promise<void> {
+  /** Load the page again, once JupyterLab has kept that this notebook is open, and so many views. */
+  async reload(notebook: Notebook, views = 0): Promise<void> {
     await this.page.evaluate(async () => {
       for (const widget of [...window.jupyterapp.shell.widgets('main')] as any[]) {
         await widget.context?.save();
       }
     });
-    const kept = (): Promise<number> =>
-      this.page.evaluate(async name => {
-        const { data } = await window.jupyterapp.serviceManager.workspaces.fetch('default');
-        const names = JSON.stringify(data['layout-restorer:data'] ?? '').match(
-          new RegExp(`"${name}:(\\\\.|[^"])*"`, 'g')
-        );
-        return new Set(names).size;
-      }, name);
-    await expect.poll(kept).toBe(times);
+    const kept = (): Promise<[string[], number]> =>
+      this.page.evaluate(async workspace => {
+        const { data } = await window.jupyterapp.serviceManager.workspaces.fetch(workspace);
+        const names = new Set(JSON.stringify(data['layout-restorer:data'] ?? '').match(/"[\w-]+:(\\.|[^"\\])*"/g));
+        const of = (kind: string) => [...names].filter(name => name.startsWith(`"${kind}:`));
+        return [of('notebook').map(name => name.slice(10, -1)), of('pydotcompute-views').length];
+      }, WORKSPACE);
+    await expect.poll(kept).toEqual([[notebook.path], views]);
     await this.page.reload();
   }
 
@@ -226,17 +238,24 @@ export class Lab {
 
   /** End everything: the next test finds an empty JupyterLab. */
   async clear(): Promise<void> {
-    await this.page.evaluate(async () => {
-      const app = window.jupyterapp;
-      for (const widget of [...app.shell.widgets('main')] as any[]) {
-        if (widget.context) {
-          await widget.context.save();
-        }
+    await this.page.evaluate(async paths => {
+      const { serviceManager, shell } = window.jupyterapp;
+      for (const widget of [...shell.widgets('main')] as any[]) {
+        await widget.context?.save();
         widget.dispose();
       }
-      await app.serviceManager.sessions.shutdownAll();
-    });
+      await serviceManager.sessions.refreshRunning();
+      for (const { id, path } of [...serviceManager.sessions.running()]) {
+        if (paths.includes(path)) {
+          await serviceManager.sessions.shutdown(id);
+        }
+      }
+    }, this._paths);
+    this._paths = [];
   }
+
+  /** Of the notebooks that were opened since. */
+  private _paths: string[] = [];
 }
 
 /** An open notebook. */
@@ -323,7 +342,7 @@ export class Notebook {
 
   /** Let a `BLOCK` cell end. */
   async goOn(): Promise<void> {
-    writeFileSync(join(process.env['UI_TESTS_FOLDER']!, 'notebooks', 'go-on'), '');
+    writeFileSync(join(process.env['UI_TESTS_FOLDER']!, 'notebooks', `${this.path}.on`), '');
     await this.ready();
   }
 
@@ -383,6 +402,8 @@ async function load(options: { browser: any; baseURL: string }): Promise<Lab> {
     // Galata's answer to a restart is none that JupyterLab takes.
     mockKernels: false,
     mockSessions: false,
+    // Galata's state forgets nothing that was closed.
+    mockState: false,
     mockSettings: {
       ...galata.DEFAULT_SETTINGS,
       '@jupyterlab/docmanager-extension:plugin': { autosave: false },
@@ -396,7 +417,7 @@ async function load(options: { browser: any; baseURL: string }): Promise<Lab> {
   page.setDefaultTimeout(30_000);
   await page.setViewportSize({ width: 1300, height: 900 });
   lab = new Lab(page);
-  await page.goto('?reset');
+  await page.goto(`workspaces/${WORKSPACE}?reset`);
   return lab;
 }
 

@@ -57,7 +57,7 @@ test('they are there again after a reload', async ({ lab }) => {
     await lab.panel.locator('.pdc-lab-foot').getByRole('button', { name: view }).click();
     await expect(lab.tab(seen)).toBeVisible();
   }
-  await lab.reload('pydotcompute-views', 3);
+  await lab.reload(notebook, 3);
   await notebook.ready();
   await expect(lab.page.locator('.pdc-lab-tab')).toHaveCount(3);
   for (const [view, seen] of VIEWS) {
@@ -71,7 +71,9 @@ test('they follow their notebook to another kernel', async ({ lab }) => {
   await expect(lab.page.locator('.pdc-lab-tab').last()).toContainText('has no ring kernels: run its cells');
   await notebook.run(0);
   await notebook.run(1);
-  await expect(lab.tab('.pdc-graph')).toBeVisible();
+  for (const [, seen] of VIEWS) {
+    await expect(lab.tab(seen)).toBeVisible();
+  }
   await lab.closeTabs();
   await expect.poll(opened).toBe('0 0');
 });
