@@ -99,6 +99,7 @@ export class Badges {
       mine = { source, digest: digest(source) };
       this._sources.set(cell, mine);
     }
+    const edited = mine.digest !== what.digest;
     const present = STATES.filter((_, i) => what.states[i]);
     const look = LOOK[WORST_FIRST.find(state => present.includes(state)) ?? 'CREATED'];
     const words = [
@@ -106,14 +107,15 @@ export class Badges {
       what.version > 1 || what.kernels === 1 ? `v${count(what.version)}` : '',
       what.queued ? `${count(what.queued)} queued` : '',
       what.failed !== null ? clipped(what.failed, 60) : '',
-      mine.digest !== what.digest ? 'changed since it was run' : ''
+      edited ? 'changed since it was run' : ''
     ].filter(Boolean);
     const text = words.join(' · ');
-    if (badge.dataset.text === text && badge.dataset.tone === look.tone) {
+    const tone = edited && look.tone !== 'bad' ? 'warn' : look.tone;
+    if (badge.dataset.text === text && badge.dataset.tone === tone) {
       return;
     }
     badge.dataset.text = text;
-    badge.dataset.tone = look.tone;
+    badge.dataset.tone = tone;
     const label = document.createElement('span');
     label.textContent = text;
     badge.replaceChildren(shape(look.shape), label);

@@ -16,7 +16,7 @@ export const LOOK: Readonly<Record<State, { word: string; tone: string; shape: s
 
 /** What buttons say, and their icons on 10 by 10 units. */
 export const ACTS: Readonly<Record<Verb, { word: string; shape: string }>> = {
-  activate: { word: 'Activate', shape: 'M2 .5l7 4.5l-7 4.5z' },
+  activate: { word: 'Activate', shape: `${RING}M4 3.1l3.2 1.9l-3.2 1.9z` },
   pause: { word: 'Pause', shape: 'M1.5 1h2.5v8h-2.5zM6 1h2.5v8h-2.5z' },
   resume: { word: 'Resume', shape: 'M2 .5l7 4.5l-7 4.5z' },
   step: { word: 'Step', shape: 'M1 .5l5.5 4.5l-5.5 4.5zM7 1h2v8h-2z' },

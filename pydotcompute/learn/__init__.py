@@ -110,7 +110,7 @@ def check(name: str, *answers: Any) -> Verdict:
     missing = [what for what, answer in zip(one.answers, answers, strict=True) if answer is ...]
     try:
         if missing:
-            raise Wrong(f"{' and '.join(missing)}: nothing yet. Put your answer in place of the three dots.")
+            return Verdict(name, False, f"{' and '.join(missing)}: nothing yet. Put your answer in place of the dots.")
         _judge(one, answers)
     except Wrong as wrong:
         return _not_yet(one, str(wrong))

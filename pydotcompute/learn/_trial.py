@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
-from ..exceptions import KernelFailedError, PyDotComputeError
+from ..exceptions import KernelFailedError, KernelStateError, PyDotComputeError
 from ..runtime import RingKernel, RingKernelDefinition, RingKernelRuntime
 from ..runtime.dead_letters import error_text
 from . import Wrong
@@ -21,6 +22,10 @@ def some_kernel(answer: Any) -> RingKernelDefinition:
     """
     if isinstance(answer, RingKernelDefinition):
         return answer
+    if inspect.isfunction(answer) and not inspect.iscoroutinefunction(answer):
+        raise Wrong(
+            f"{answer.__name__} is a plain function: write `@ring_kernel` and `async def {answer.__name__}(ctx):`."
+        )
     if callable(answer):
         raise Wrong(f"{getattr(answer, '__name__', 'it')} is a function: write `@ring_kernel` above it.")
     if isinstance(answer, RingKernel):
@@ -28,9 +33,9 @@ def some_kernel(answer: Any) -> RingKernelDefinition:
     raise Wrong(f"A ring kernel is wanted, what `@ring_kernel` makes of a function, not {type(answer).__name__}.")
 
 
-async def launched(runtime: RingKernelRuntime, answer: Any, kernel_id: str = "yours", **options: Any) -> RingKernel:
-    """A ring kernel of the answer, active."""
-    kernel = await runtime.launch(some_kernel(answer), kernel_id=kernel_id, **options)
+async def launched(runtime: RingKernelRuntime, answer: Any, kernel_id: str | None = None) -> RingKernel:
+    """A ring kernel of the answer, active; by default under the id that the answer gives it."""
+    kernel = await runtime.launch(some_kernel(answer), kernel_id=kernel_id)
     await kernel.activate()
     return kernel
 
@@ -46,7 +51,15 @@ async def reply(kernel: RingKernel, message: Any, timeout: float = TIMEOUT) -> A
     except KernelFailedError as error:
         raise Wrong(f"Asked {message!r}, it failed: {_cause(error)}.") from error
     except TimeoutError:
-        raise Wrong(f"Asked {message!r}, it does not answer within {timeout:g} s.") from None
+        raise Wrong(
+            f"Asked {message!r}, it does not answer within {timeout:g} s. Is `await ctx.send(...)` reached, and is its "
+            f"`await` there?"
+        ) from None
+    except KernelStateError:
+        raise Wrong(
+            f"Asked {message!r}, it has ended already: its body has returned. One that takes every message has a loop, "
+            f"`async for ... in ctx:`."
+        ) from None
     except PyDotComputeError as error:
         raise Wrong(f"Asked {message!r}: {error}.") from error
 

@@ -44,6 +44,8 @@ def payment(Payment: Any) -> None:  # noqa: N803 - what the student calls it
         raise Wrong(f"Payment has no field {' and no field '.join(f'`{name}`' for name in missing)}.")
     if known["order"].default is not MISSING:
         raise Wrong("`order` has a default, but there is no payment without an order.")
+    if known["method"].default is MISSING and known["method"].default_factory is MISSING:
+        raise Wrong("`method` has no default: whoever says nothing pays cash.")
     made = Payment(order=None)
     if made.method != "cash":
         raise Wrong(f"`method` is {made.method!r} when nobody says otherwise, not 'cash'.")

@@ -15,6 +15,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
         ("async def backwards(ctx):\n    async for text in ctx:\n        await ctx.send(text[::-1])", "@ring_kernel"),
+        ("def backwards(text):\n    return text[::-1]", "async def backwards(ctx)"),
         ("backwards = 'gnir'", "not str"),
         (BODY.format("backwards", "async for text in ctx:\n        await ctx.send(text)"), "not 'gnir'"),
         (BODY.format("backwards", "async for text in ctx:\n        text.backwards()"), "AttributeError"),
@@ -36,6 +37,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("class Payment:\n    order: object", "`@message`"),
         ("@message\nclass Payment:\n    method: str = 'cash'", "no field `order`"),
         ("@message\nclass Payment:\n    order: object = None\n    method: str = 'cash'", "has a default"),
+        ("@message\nclass Payment:\n    order: object\n    method: str", "no default"),
         ("@message\nclass Payment:\n    order: object\n    method: str = 'card'", "'card'"),
         ("@message\nclass Payment:\n    order: object\n    method: str = 'cash'", "is 128"),
     ],

@@ -52,7 +52,7 @@ def test_a_wrong_answer_is_told_why(name: str, code: str, words: str, monkeypatc
     verdict = answered(EXERCISES[name], code, monkeypatch)
     assert not verdict
     assert words in verdict.text
-    assert verdict.hint
+    assert verdict.hint or words.endswith("nothing yet")  # who has not begun needs none
 
 
 def test_every_exercise_has_wrong_answers() -> None:
