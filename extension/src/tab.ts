@@ -1,6 +1,7 @@
 /** One view of a kernel's own widgets in the main area. */
 import { MimeModel } from '@jupyterlab/rendermime';
 import { UUID } from '@lumino/coreutils';
+import type { Message } from '@lumino/messaging';
 import { PanelLayout, Widget } from '@lumino/widgets';
 
 import { icon } from './icon';
@@ -40,6 +41,14 @@ export class TabContent extends Widget {
     this._leave();
     this._model.sourcesChanged.disconnect(this._follow, this);
     super.dispose();
+  }
+
+  protected override onAfterAttach(_: Message): void {
+    void this._draw();
+  }
+
+  protected override onAfterShow(_: Message): void {
+    void this._draw();
   }
 
   private _follow(): void {
@@ -111,13 +120,25 @@ export class TabContent extends Widget {
         return void source.session.close(made).catch(() => undefined);
       }
       this._made = made;
-      const renderer = source.rendermime.createRenderer(MIME);
-      const data = { [MIME]: { version_major: 2, version_minor: 0, model_id: made } };
-      this._put(renderer); // first: some views measure themselves as they are made
-      await renderer.renderModel(new MimeModel({ data, trusted: true }));
+      await this._draw();
     } catch (error) {
       this._say((error as Error).message);
     }
+  }
+
+  /** Show what the kernel has made. Views measure themselves as they are made, so those out of sight wait. */
+  private async _draw(): Promise<void> {
+    const made = this._made;
+    if (made === null || made === this._drawn || !this._source || !this.isVisible) {
+      return;
+    }
+    this._drawn = made;
+    const renderer = this._source.rendermime.createRenderer(MIME);
+    const data = { [MIME]: { version_major: 2, version_minor: 0, model_id: made } };
+    this._put(renderer);
+    await renderer
+      .renderModel(new MimeModel({ data, trusted: true }))
+      .catch((error: Error) => this._say(error.message));
   }
 
   private _say(text: string): void {
@@ -139,5 +160,6 @@ export class TabContent extends Widget {
   private _part = `tab ${UUID.uuid4()}`;
   private _source: ISource | null = null;
   private _made: string | null = null;
+  private _drawn: string | null = null;
   private _tried = false;
 }

@@ -40,13 +40,14 @@ export interface ICommMessage {
 
 /**
  * What JupyterLab itself complains about: a notebook that is restored out of sight, one that is closed at once, a kernel
- * that is left while comms of it ask for their subshells.
+ * that is left while comms of it ask for their subshells, and a list of kernels of which one has just ended.
  */
 const NOT_OURS = new RegExp(
   [
     "^TypeError: Cannot read properties of null \\(reading 'observe'\\)",
     '^Error while computing the ReactiveToolbar',
-    '^Error: Canceled future for create_subshell_request'
+    '^Error: Canceled future for create_subshell_request',
+    '^Failed to load resource: .* 500 .*/api/kernels\\?'
   ].join('|')
 );
 
@@ -65,16 +66,11 @@ export class Lab {
 
   constructor(readonly page: IJupyterLabPageFixture) {
     page.on('console', message => {
-      if (message.type() === 'error' && !NOT_OURS.test(message.text())) {
-        this.complaints.push(`${message.text()} (${message.location().url})`);
+      if (message.type() === 'error') {
+        this._complain(`${message.text()} (${message.location().url})`);
       }
     });
-    page.on('pageerror', error => {
-      const text = error.stack ?? String(error);
-      if (!NOT_OURS.test(text)) {
-        this.complaints.push(text);
-      }
-    });
+    page.on('pageerror', error => this._complain(error.stack ?? String(error)));
     page.on('websocket', socket => {
       const note = (to: ICommMessage['to']) => (frame: { payload: string | Buffer }) => {
         const text = frame.payload.toString('utf8' as never);
@@ -225,15 +221,16 @@ export class Lab {
     return id;
   }
 
-  /** Close the tabs with views of kernels. */
+  /** Close the tabs with views of kernels, one after the other. */
   async closeTabs(): Promise<void> {
-    await this.page.evaluate(() => {
-      for (const widget of [...window.jupyterapp.shell.widgets('main')]) {
-        if (widget.id.startsWith('pydotcompute-')) {
-          widget.close();
-        }
-      }
-    });
+    const icons = this.page
+      .getByRole('tab')
+      .filter({ hasText: /: (dashboard|trace|topology)$/ })
+      .locator('.lm-TabBar-tabCloseIcon');
+    for (let left = await icons.count(); left > 0; left--) {
+      await icons.first().click();
+      await expect(icons).toHaveCount(left - 1);
+    }
   }
 
   /** End everything: the next test finds an empty JupyterLab. */
@@ -252,6 +249,12 @@ export class Lab {
       }
     }, this._paths);
     this._paths = [];
+  }
+
+  private _complain(text: string): void {
+    if (!NOT_OURS.test(text)) {
+      this.complaints.push(text);
+    }
   }
 
   /** Of the notebooks that were opened since. */

@@ -71,7 +71,8 @@ test('they follow their notebook to another kernel', async ({ lab }) => {
   await expect(lab.page.locator('.pdc-lab-tab').last()).toContainText('has no ring kernels: run its cells');
   await notebook.run(0);
   await notebook.run(1);
-  for (const [, seen] of VIEWS) {
+  for (const [view, seen] of VIEWS) {
+    await lab.page.getByRole('tab', { name: `: ${view}` }).click();
     await expect(lab.tab(seen)).toBeVisible();
   }
   await lab.closeTabs();
