@@ -2203,7 +2203,7 @@ class ParallelConformance(Conformance):
         kernel = await start(steps.spin)
         rounds = await rounds_of(kernel, 2.5)
         asked = asyncio.ensure_future(kernel.ask(Rounds(rounds)))
-        await asyncio.sleep(0.05)  # nothing tells when it has it in hand
+        await asyncio.sleep(0.2)  # nothing tells when it has it in hand
         await kernel.send(Rounds(1))
         begun = time.monotonic()
         await kernel.terminate(timeout=0.1)

@@ -599,6 +599,7 @@ def test_a_step_is_checked_before_it_is_compiled(directory, tmp_path):
 
 
 @needs_numba
+@pytest.mark.patience(120)  # two processes import Numba, and one compiles
 def test_a_step_that_is_kept_is_found_when_its_module_has_another_name(tmp_path):
     source = """
 import numpy as np
