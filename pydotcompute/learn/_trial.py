@@ -5,8 +5,12 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..exceptions import KernelFailedError, KernelStateError, PyDotComputeError
-from ..runtime import RingKernel, RingKernelDefinition, RingKernelRuntime
+from ..messages import layout
+from ..runtime import RingKernel, RingKernelDefinition, RingKernelRuntime, StepDefinition, ring_kernel
 from ..runtime.dead_letters import error_text
 from . import Wrong
 
@@ -31,6 +35,68 @@ def some_kernel(answer: Any) -> RingKernelDefinition:
     if isinstance(answer, RingKernel):
         raise Wrong("That is a ring kernel which runs already: give its definition, what stands below `@ring_kernel`.")
     raise Wrong(f"A ring kernel is wanted, what `@ring_kernel` makes of a function, not {type(answer).__name__}.")
+
+
+def some_step(answer: Any, *, replies: bool) -> StepDefinition:
+    """The answer, if it is what `@ring_kernel` makes of a step, one that replies or one that does not.
+
+    Raises:
+        Wrong: it is something else.
+    """
+    if inspect.isfunction(answer) and not inspect.iscoroutinefunction(answer):
+        raise Wrong(f"{answer.__name__} is a plain function: write `@ring_kernel` above it.")
+    step = some_kernel(answer)
+    if not isinstance(step, StepDefinition):
+        raise Wrong(f"{step.kernel_id} is an async ring kernel: write a step, `def {step.kernel_id}(state, msg, out)`.")
+    if replies and step.reply_type is None:
+        raise Wrong("It cannot reply: `out` is annotated with None, not with the class of the replies.")
+    if not replies and step.reply_type is not None:
+        raise Wrong("It is to reply nothing: annotate `out` with None.")
+    return step
+
+
+async def tried(runtime: RingKernelRuntime, step: StepDefinition, **fields: Any) -> tuple[NDArray[np.void], Any]:
+    """What a step replies to some messages, of which its queue holds all, and its state after them.
+
+    It is run by Python before it is compiled: there an index out of bounds is an error, and not a write elsewhere.
+
+    Args:
+        fields: of the messages, each of shape (n,) or a number.
+
+    Raises:
+        Wrong: the messages have no such field, it fails, or does not come to an end.
+    """
+    dtype: np.dtype[np.void] = layout(step.message_type).dtype
+    records = np.zeros(max(np.size(values) for values in fields.values()), dtype)
+    for name, values in fields.items():
+        if name not in (dtype.names or ()):
+            raise Wrong(f"{step.message_type.__name__} has no field `{name}`: take the class that is given.")
+        records[name] = values
+    in_python = ring_kernel(
+        f"{step.kernel_id}, in Python",
+        backend="interpreted",
+        input_type=step.message_type,
+        state=step.state,
+        queue_size=step.queue_size,
+    )
+    result = await _streamed(runtime, in_python(step.body), records)
+    return result if step.backend_name == "interpreted" else await _streamed(runtime, step, records)
+
+
+async def _streamed(
+    runtime: RingKernelRuntime, definition: RingKernelDefinition, records: NDArray[np.void]
+) -> tuple[NDArray[np.void], Any]:
+    kernel = await launched(runtime, definition)
+    await runtime.send_batch(kernel.id, records)
+    try:
+        await runtime.wait_idle(kernel.id, timeout=TIMEOUT)
+    except TimeoutError:
+        raise Wrong(f"It has not handled {len(records)} messages within {TIMEOUT:g} s.") from None
+    if kernel.exception is not None:
+        raise Wrong(f"It failed: {error_text(kernel.exception)}.")
+    unread = kernel.statistics().replies_unread
+    replies = await runtime.receive_batch(kernel.id, unread) if unread else np.zeros(0, records.dtype)
+    return replies, await kernel.snapshot()
 
 
 async def launched(runtime: RingKernelRuntime, answer: Any, kernel_id: str | None = None) -> RingKernel:

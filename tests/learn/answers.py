@@ -11,6 +11,27 @@ SAID = (
 
 SAMPLE = "@message\nclass Sample:\n    sensor: int\n    value: float\n\n\n"
 
+READING = "@message\nclass Sample:\n    station: np.int32\n    hour: np.int32\n    celsius: np.float64\n\n\n"
+
+FROST = (
+    READING + "class Frost(Record):\n    hours: Annotated[NDArray[np.int64], Shape(3)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef frost(state: Frost, msg: Sample, out: None) -> bool:\n    {}\n"
+    "    return False\n"
+)
+
+WARMEST = (
+    READING + "@message\nclass Warmest:\n    celsius: np.float64\n\n\n"
+    "class Window(Record):\n    seen: Annotated[NDArray[np.int64], Shape(3)]\n"
+    "    last: Annotated[NDArray[np.float64], Shape(3, 24)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef warmest(state: Window, msg: Sample, out: Warmest) -> bool:\n    {}\n"
+)
+
+SMOOTH = (
+    READING + "import math\n\n\n@message\nclass Smoothed:\n    celsius: np.float64\n\n\n"
+    "class Before(Record):\n    seen: np.int64\n    celsius: np.float64\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef smooth(state: Before, msg: Sample, out: Smoothed) -> bool:\n    {}\n"
+)
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
@@ -172,6 +193,59 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             SAMPLE + "async def doubled(runtime, kernel_id, sensor, value):\n"
             "    return await runtime.ask(kernel_id, Sample(sensor, value))",
             "got Sample",
+        ),
+    ],
+    "compiled.1": [
+        (FROST.format("pass"), "it counts 0"),
+        (FROST.format("if msg.celsius <= 0:\n        state.hours[msg.station] += 1"), "exactly 0 °C"),
+        (FROST.format("state.hours[msg.station + 1] += 1"), "IndexError"),
+        (BODY.format("frost", "async for sample in ctx:\n        pass"), "write a step"),
+        ("def frost(state, msg, out):\n    return False", "`@ring_kernel` above it"),
+        (
+            READING + "@ring_kernel(backend='interpreted')\ndef frost(state: None, msg: Sample, out: Sample) -> bool:\n"
+            "    return False",
+            "reply nothing",
+        ),
+        (
+            READING + "@ring_kernel(backend='interpreted')\ndef frost(state: None, msg: Sample, out: None) -> bool:\n"
+            "    return False",
+            "annotate `state` with Frost",
+        ),
+    ],
+    "compiled.2": [
+        (WARMEST.format("out.celsius = msg.celsius\n    return True"), "as it replies"),
+        (WARMEST.format("out.celsius = msg.celsius\n    return False"), "replied 0 times"),
+        (
+            WARMEST.format(
+                "state.last[msg.station, state.seen[msg.station] % 24] = msg.celsius\n"
+                "    state.seen[msg.station] += 1\n    out.celsius = max(state.last[msg.station])\n    return True"
+            ),
+            "and not 0 °C",
+        ),
+        (
+            WARMEST.format(
+                "state.last[msg.station, state.seen[msg.station]] = msg.celsius\n"
+                "    state.seen[msg.station] += 1\n    return True"
+            ),
+            "IndexError",
+        ),
+        (
+            READING + "@ring_kernel(backend='interpreted')\ndef warmest(state: None, msg: Sample, out: None) -> bool:\n"
+            "    return False",
+            "cannot reply",
+        ),
+    ],
+    "compiled.3": [
+        ("def smooth(state, msg, out):\n    return True", "`@ring_kernel` above it"),
+        (SMOOTH.format("out.celsius = msg.celsius\n    return True"), "no number (NaN), too"),
+        (SMOOTH.format("return False"), "replied 0 times"),
+        (SMOOTH.format("out.celsius = msg.celsius / 2\n    return not math.isnan(msg.celsius)"), "none before it"),
+        (
+            SMOOTH.format(
+                "out.celsius = (state.celsius + msg.celsius) / 2 if state.seen else msg.celsius\n"
+                "    state.seen += 1\n    state.celsius = msg.celsius\n    return not math.isnan(msg.celsius)"
+            ),
+            "do not count",
         ),
     ],
 }
