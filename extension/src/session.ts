@@ -222,6 +222,7 @@ export class Session implements ISession {
       line.frames.dispose();
       return;
     }
+    tidy(kernel, [line.control, line.frames]);
     this._line = line;
     const hello: wire.ToKernel = { kind: 'hello', panel: UUID.uuid4() };
     for (const comm of [line.control, line.frames]) {
@@ -282,7 +283,7 @@ export class Session implements ISession {
       comm.onClose = () => undefined;
       comm.onMsg = () => undefined;
       if (tell && !comm.isDisposed && this._kernel && !this._kernel.isDisposed) {
-        comm.close();
+        close(this._kernel, comm);
       } else {
         comm.dispose();
       }
@@ -388,6 +389,39 @@ export class Session implements ISession {
   private _timer: ReturnType<typeof setInterval>;
   private _isDisposed = false;
   private _changed = new Signal<this, void>(this);
+}
+
+/** Subshells of comms that were closed, by kernel: threads of it, with sockets. */
+const idle = new Map<string, string[]>();
+
+/**
+ * Close a comm.
+ *
+ * JupyterLab ends its subshell later, when the connection to the kernel may be gone, as after a notebook was closed: then
+ * it stays, and after a hundred of them the kernel answers no more. Now is too early, as word of the closing would be
+ * lost with it: whoever opens the next comm ends it.
+ */
+function close(kernel: Kernel.IKernelConnection, comm: Kernel.IComm): void {
+  const used = subshell(comm);
+  if (used) {
+    idle.set(kernel.id, [...(idle.get(kernel.id) ?? []), used]);
+  }
+  comm.close();
+}
+
+/** End the subshells of comms that were closed and that these have not taken over; those that have ended are refused. */
+function tidy(kernel: Kernel.IKernelConnection, comms: Kernel.IComm[]): void {
+  const used = comms.map(subshell);
+  for (const subshell_id of idle.get(kernel.id) ?? []) {
+    if (!used.includes(subshell_id)) {
+      kernel.requestDeleteSubshell({ subshell_id }, true).done.catch(() => undefined); // nobody waits for it
+    }
+  }
+  idle.delete(kernel.id);
+}
+
+function subshell(comm: Kernel.IComm): string | null | undefined {
+  return (comm as Kernel.IComm & { subshellId?: string | null }).subshellId;
 }
 
 /** Whether anything is wanted at all. */
