@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # The extension is built here, not as pip installs.
 export HATCH_JUPYTER_BUILDER_SKIP_NPM := 1
 
-.PHONY: help lab dashboard demo test test-core test-lab soak check bench gpu clean
+.PHONY: help lab dashboard demo picture test test-core test-lab docs soak check bench gpu clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -48,9 +48,15 @@ demo: $(VENV)/.lab ## run the tour without a browser; pictures in build/tour.htm
 	@mkdir -p build
 	@$(PY) notebooks/run_demo.py --out build/tour.html
 
+picture: $(VENV)/.dev ## record the dashboard for the README, in Chromium
+	@$(PY) notebooks/record_dashboard.py
+
+# Ray's threads stay in a process that has started it, so its tests have one of their own.
 test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
 	$(JLPM) test
-	$(PY) -m pytest $(NBVAL) tests $(NOTEBOOKS)
+	$(PY) -m pytest $(NBVAL) --ignore=tests/cluster tests $(NOTEBOOKS)
+	$(PY) -m pytest tests/cluster
+	@$(MAKE) --no-print-directory test-lab
 
 # A user's machine without Chromium, or which could not build the extension, does without; in CI that is a failure.
 test-lab: $(VENV)/.dev $(VENV)/.extension ## the extension of JupyterLab in Chromium, in JupyterLab 4.4 and in the newest one
@@ -68,6 +74,10 @@ test-lab: $(VENV)/.dev $(VENV)/.extension ## the extension of JupyterLab in Chro
 
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
 	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
+
+docs: $(VENV)/.dev ## the site, with all tutorials, in build/site
+	$(PY) -m sphinx -q -W -c notebooks/site notebooks build/site
+	@echo 'Open build/site/index.html'
 
 soak: $(VENV)/.dev ## chaos at full size, the stress test under more seeds, ten minutes of dashboards: three quarters of an hour
 	SOAK=1 STRESS_SEEDS=100 $(PY) -m pytest tests/runtime/test_chaos.py tests/runtime/test_stress.py
@@ -150,7 +160,7 @@ $(VENV)/.lab: $(PY) pyproject.toml | $(LABEXTENSION)
 
 $(VENV)/.dev: $(VENV)/.lab
 	@echo 'Installing the development tools into $(VENV) (once)'
-	@$(PY) -m pip install -q --group dev $(if $(CI),--group interop) -e '.[cuda]'
+	@$(PY) -m pip install -q --group dev $(if $(CI),--group interop) -e '.[cuda,ray]'
 	@touch $@
 
 $(UI_MODULES): extension/ui-tests/package.json extension/ui-tests/yarn.lock | $(VENV)/.builder

@@ -9,6 +9,9 @@
     ├── DeviceError                            the GPU or its driver has failed; `code` is the driver's number for it
     │   └── DeviceMemoryError (MemoryError)    no memory is left, on the GPU or of the kind that it shares
     ├── RuntimeClosedError                     the runtime is closed, or its event loop is gone
+    ├── ClusterError                           the cluster cannot be reached, or does not offer what is asked for
+    │   └── NodeLostError                      the node that a ring kernel ran on is gone
+    ├── RemoteError                            an error of another node, of a class that is not known here
     ├── LoopError                              called from a thread or loop where it would dead-lock
     ├── KernelError
     │   ├── KernelNotFoundError (LookupError)  no ring kernel of that id
@@ -41,6 +44,7 @@ from asyncio import CancelledError
 
 __all__ = [
     "BackendUnavailableError",
+    "ClusterError",
     "DefinitionError",
     "DeviceError",
     "DeviceMemoryError",
@@ -58,6 +62,7 @@ __all__ = [
     "MessageEncodeError",
     "MessageError",
     "MessageTypeError",
+    "NodeLostError",
     "PoolLimitError",
     "PriorityError",
     "PyDotComputeError",
@@ -65,6 +70,7 @@ __all__ = [
     "QueueFullError",
     "QueueTimeoutError",
     "RecordingError",
+    "RemoteError",
     "RuntimeClosedError",
     "StepError",
     "UnifiedBufferError",
@@ -111,6 +117,18 @@ class DeviceMemoryError(DeviceError, MemoryError):
 
 class RuntimeClosedError(PyDotComputeError):
     """The runtime is closed, or the event loop it lived on is gone."""
+
+
+class ClusterError(PyDotComputeError):
+    """The cluster cannot be reached, its nodes do not fit this process, or none offers what is asked for."""
+
+
+class NodeLostError(ClusterError):
+    """The node that a ring kernel ran on is gone, or has not answered for too long."""
+
+
+class RemoteError(PyDotComputeError):
+    """What was raised on another node, of a class that is not known here; a note says where."""
 
 
 class LoopError(PyDotComputeError):

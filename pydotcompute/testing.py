@@ -148,8 +148,10 @@ class _Watch:
         self._goals: list[_Goal] = []
         self._jobs: set[asyncio.Future[Any]] = set()
         self._moved = time.monotonic()  # when something was done last
-        self._compiled_worked = 0.0  # when a compiled kernel did
-        self._counts: dict[str, tuple[int, float]] = {}  # of compiled kernels that may be stuck
+        self._compiled_works = False  # whether a compiled kernel did something when that was looked at last
+        self._compiled_worked = 0.0  # when it did so no longer
+        # Of compiled kernels that may be stuck: messages handled, seconds without another one, when that was looked at.
+        self._counts: dict[str, tuple[int, float, float]] = {}
 
     # -- on and off ----------------------------------------------------------------------------------------------------
 
@@ -237,6 +239,9 @@ class _Watch:
             if next(self._at_work(), None) is not None:
                 self._moved = now
                 return min(POLL, until)
+            if self._compiled_works:
+                # From now on, not from when it was seen at work: this thread may have kept the interpreter since.
+                self._compiled_works, self._compiled_worked = False, now
             rest = max(self._moved + self._patience, self._compiled_worked + GRACE) - now
             if rest > 0:
                 return min(rest, until)
@@ -327,7 +332,7 @@ class _Watch:
         for runtime in runtimes:
             for kernel in list(runtime._kernels.values()):
                 if isinstance(kernel, CompiledKernel) and self._works(kernel):
-                    self._compiled_worked = time.monotonic()
+                    self._compiled_works = True
                     yield f"the compiled {kernel!r}"
 
     def _works(self, kernel: CompiledKernel) -> bool:
@@ -344,11 +349,11 @@ class _Watch:
             return True
         # It may have no room for its next reply; or have an ask before it that needs none.
         now, count = time.monotonic(), kernel._processed
-        known, since = self._counts.get(kernel.id, (-1, now))
-        if known != count:
-            since = now
-        self._counts[kernel.id] = count, since
-        return now - since < STUCK
+        known, stuck, last = self._counts.get(kernel.id, (-1, 0.0, now))
+        # A pause of this thread, as for a collection of garbage, is one of that kernel too.
+        stuck = stuck + min(now - last, 2 * POLL) if known == count else 0.0
+        self._counts[kernel.id] = count, stuck, now
+        return stuck < STUCK
 
 
 def _of_other_threads(loop: asyncio.AbstractEventLoop, posted: set[Any]) -> set[asyncio.Future[Any]]:

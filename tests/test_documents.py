@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = sorted(path for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")] if path.exists())
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "notebooks" / "site").glob("*.md"))]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -27,8 +27,9 @@ def widgets() -> None:
 
 
 @pytest.fixture
-def cells() -> ModuleType:
-    """A module to run cells in; its functions and classes find it by name."""
+def cells(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module to run cells in; its functions and classes find it by name, and nothing was defined before them."""
+    monkeypatch.setattr("pydotcompute.runtime.kernel._definitions", {})
     module = ModuleType("cells_of_a_document")
     sys.modules[module.__name__] = module
     yield module
@@ -46,5 +47,21 @@ async def test_the_python_blocks_run(path: Path, cells: ModuleType, capsys: pyte
         running = eval(code, vars(cells))
         if inspect.iscoroutine(running):
             await running
-        expected += re.findall(r"^print\(.*\)  # (.*)$", block[1], re.MULTILINE)
+        expected += re.findall(r"^ *print\(.*\)  # (.*)$", block[1], re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == expected
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_the_files_headings_and_targets_that_a_document_names_are_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w-]", "", head.lower().replace(" ", "-")) for head in re.findall(r"^#+ (.*)$", text, re.M)}
+    for link in re.findall(r"\]\(([^)]+)\)", text):
+        path, _, heading = link.partition("#")
+        if not path:
+            assert heading in headings, link
+        elif not link.startswith("https://"):
+            assert (ROOT / path).is_file(), link
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    commands = set(re.findall(r"(?:^|`)make (?:[A-Z]+=\S+ )*([a-z-]+)", text, re.M))
+    assert commands
+    assert commands <= targets

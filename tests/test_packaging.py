@@ -168,12 +168,12 @@ def test_what_is_said_to_install_for_a_gpu_is_what_the_extra_brings(metadata):
         assert f"{name}{extras or ''}{version or ''}" in brought
 
 
-def test_all_asks_for_what_every_extra_but_the_one_for_a_gpu_does(metadata):
+def test_all_asks_for_what_every_extra_does_but_those_for_a_gpu_and_a_cluster(metadata):
     needs = {extra: set() for extra in metadata.get_all("Provides-Extra")}
     for need in metadata.get_all("Requires-Dist"):
         name, _, extra = need.partition("; extra == ")
         if extra:
             needs[extra.strip("'")].add(name)
     everything = needs.pop("all")
-    del needs["cuda"]
+    del needs["cuda"], needs["ray"]
     assert everything == set().union(*needs.values())

@@ -2,7 +2,7 @@
 import { type ISignal, Signal } from '@lumino/signaling';
 
 import type { IKernelRef, Sort } from './protocol';
-import type { IModel, ISource } from './tokens';
+import type { IModel, ISession, ISource } from './tokens';
 
 export class Model implements IModel {
   get sources(): readonly ISource[] {
@@ -10,8 +10,7 @@ export class Model implements IModel {
   }
 
   get current(): ISource | null {
-    const chosen = this._sources.find(source => source.id === this._pinned);
-    return chosen ?? this._sources.find(source => source.id === this._front) ?? null;
+    return this._current;
   }
 
   get pinned(): string | null {
@@ -71,6 +70,7 @@ export class Model implements IModel {
 
   /** A notebook or console was opened. */
   add(source: ISource): void {
+    source.session.changed.connect(this._onSession, this);
     this._change(() => this._sources.push(source));
     this._sourcesChanged.emit();
   }
@@ -106,31 +106,41 @@ export class Model implements IModel {
         source.session.dispose();
       }
       this._sources = [];
+      this._current = null;
       Signal.clearData(this);
     }
   }
 
   /** Do something that may change which one is shown: another notebook has other kernels to select. */
   private _change(act: () => void): void {
-    const before = this.current;
     act();
-    const after = this.current;
-    if (after !== before) {
-      before?.session.changed.disconnect(this._onSession, this);
-      after?.session.changed.connect(this._onSession, this);
+    const current = this._find();
+    if (current !== this._current) {
+      this._current = current;
       this._selected = null;
     }
     this._changed.emit();
   }
 
-  private _onSession(): void {
-    if (['none', 'connecting', 'restarting'].includes(this.current?.session.phase ?? 'none')) {
+  private _find(): ISource | null {
+    const called = (id: string | null) => this._sources.find(source => source.id === id);
+    const found = called(this._pinned) ?? called(this._front);
+    const other = ({ session }: ISource) => session.kernel === found?.session.kernel && session.phase !== 'shared';
+    return (found?.session.phase === 'shared' && this._sources.find(other)) || (found ?? null);
+  }
+
+  private _onSession(session: ISession): void {
+    if (session !== this._current?.session && this._find() === this._current) {
+      return;
+    }
+    if (['none', 'connecting', 'restarting'].includes(session.phase)) {
       this._selected = null; // what has its name in the next kernel is another one
     }
-    this._changed.emit();
+    this._change(() => undefined);
   }
 
   private _sources: ISource[] = [];
+  private _current: ISource | null = null;
   private _front: string | null = null;
   private _pinned: string | null = null;
   private _filter = '';

@@ -51,6 +51,10 @@ export class Session implements ISession {
     return this._phase;
   }
 
+  get kernel(): string | null {
+    return this._kernel?.id ?? null;
+  }
+
   get problem(): string {
     return this._problem;
   }

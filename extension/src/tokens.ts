@@ -25,6 +25,8 @@ export type Phase =
 /** The wire to one kernel. */
 export interface ISession extends IDisposable {
   readonly phase: Phase;
+  /** Id of the kernel; null without one. */
+  readonly kernel: string | null;
   /** Why there is nothing to show, or what is wrong with the last message; "" when all is well. */
   readonly problem: string;
   /** The latest frame; null before the first, and whenever `phase` is not `live`. */
@@ -66,7 +68,10 @@ export interface ISource {
 export interface IModel extends IDisposable {
   /** All that are open, in the order in which they were opened. */
   readonly sources: readonly ISource[];
-  /** The one that is shown: the one in front, or the one that was chosen. */
+  /**
+   * The one that is shown: the one in front, or the one that was chosen; instead of one whose kernel has its comms with
+   * another one, that.
+   */
   readonly current: ISource | null;
   /** Id of the one that was chosen; null: follow what is in front. */
   pinned: string | null;

@@ -311,7 +311,7 @@ class Survey:
             "tag": wire.line(tag(kernel.definition)),
             "state": int(row["state"]),
             "version": wire.count(int(row["version"])),
-            "origin": wire.line(kernel.definition.origin),
+            "origin": wire.line(kernel.definition.origin + (f", on {kernel.node}" if kernel.node else "")),
             "cell": cell.id if cell is not None and cell.id in one.reading.cells else None,
             "source": detail.definition[1],
             "waiting": wire.line(shortened(kernel.waiting_for)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from html import escape
 from importlib import import_module
 from pkgutil import iter_modules
 from textwrap import dedent
+from threading import get_ident
 from typing import Any
 
 from ..runtime import RingKernelRuntime
@@ -206,7 +208,17 @@ def _judge(one: Exercise, answers: tuple[Any, ...]) -> None:
         one.judge(*answers)
         return
 
+    log, loops, closing = logging.getLogger("pydotcompute"), set[int](), False
+
+    def reported(record: logging.LogRecord) -> bool:
+        if record.thread not in loops:
+            return True
+        if hasattr(record, "failed_kernel"):
+            record.failed_kernel = None  # no advice to restart it: it is not one of the notebook's
+        return not closing
+
     async def judged() -> None:
+        loops.add(get_ident())
         try:
             async with asyncio.timeout(PATIENCE) as limit:
                 await one.judge(runtime, *answers)
@@ -216,10 +228,13 @@ def _judge(one: Exercise, answers: tuple[Any, ...]) -> None:
             raise
 
     runtime = RingKernelRuntime(loop="thread")  # it must not wait for the loop of a notebook, on which the cell runs
+    log.addFilter(reported)
     try:
         runtime.sync.call(judged)
     finally:
+        closing = True  # what was asked then hears that nobody answers any more
         runtime.sync.close(drain=False)
+        log.removeFilter(reported)
 
 
 def _not_yet(one: Exercise, text: str) -> Verdict:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -27,9 +31,8 @@ def some_kernel(answer: Any) -> RingKernelDefinition:
     if isinstance(answer, RingKernelDefinition):
         return answer
     if inspect.isfunction(answer) and not inspect.iscoroutinefunction(answer):
-        raise Wrong(
-            f"{answer.__name__} is a plain function: write `@ring_kernel` and `async def {answer.__name__}(ctx):`."
-        )
+        name = answer.__name__ if answer.__name__.isidentifier() else "it"
+        raise Wrong(f"{name} is a plain function: write `@ring_kernel` and `async def {name}(ctx):`.")
     if callable(answer):
         raise Wrong(f"{getattr(answer, '__name__', 'it')} is a function: write `@ring_kernel` above it.")
     if isinstance(answer, RingKernel):
@@ -115,7 +118,11 @@ async def reply(kernel: RingKernel, message: Any, timeout: float = TIMEOUT) -> A
     try:
         return await kernel.runtime.ask(kernel.id, message, timeout=timeout)
     except KernelFailedError as error:
-        raise Wrong(f"Asked {message!r}, it failed: {_cause(error)}.") from error
+        cause = _cause(error)
+        more = (
+            " Messages come with `async for ... in ctx:`." if "'KernelContext' object is not iterable" in cause else ""
+        )
+        raise Wrong(f"Asked {message!r}, it failed: {cause}.{more}") from error
     except TimeoutError:
         raise Wrong(
             f"Asked {message!r}, it does not answer within {timeout:g} s. Is `await ctx.send(...)` reached, and is its "
@@ -128,6 +135,21 @@ async def reply(kernel: RingKernel, message: Any, timeout: float = TIMEOUT) -> A
         ) from None
     except PyDotComputeError as error:
         raise Wrong(f"Asked {message!r}: {error}.") from error
+
+
+@contextmanager
+def unreported() -> Iterator[None]:
+    """Meanwhile nothing that goes wrong on this thread's loop is logged: for ring kernels that fail on purpose."""
+    log, here = logging.getLogger("pydotcompute"), get_ident()
+
+    def is_elsewhere(record: logging.LogRecord) -> bool:
+        return record.thread != here
+
+    log.addFilter(is_elsewhere)
+    try:
+        yield
+    finally:
+        log.removeFilter(is_elsewhere)
 
 
 def _cause(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..exceptions import PyDotComputeError
 from ..runtime import RingKernelRuntime
+from ..runtime.dead_letters import error_text
 from ..runtime.mailbox import STRATEGIES
 from . import Wrong, exercise
 from ._trial import launched, some_kernel
@@ -16,7 +17,7 @@ from ._trial import launched, some_kernel
     "backpressure.1",
     hints=(
         "Ask of each: may the sender wait? And if not: may a message be lost, and which one would you rather keep?",
-        "A screen wants the newest. A file can wait. A server tells its customer.",
+        "Read the table from the side of the sender: what does he notice of a full mailbox, with each of the four?",
     ),
     solution="""
         screen, bank, web = "drop_oldest", "block", "reject"
@@ -43,7 +44,7 @@ def choice(screen: Any, bank: Any, web: Any) -> None:
     "backpressure.2",
     hints=(
         "`queue_size=` says how many messages the mailbox holds, `backpressure=` what goes when it is full.",
-        '`@ring_kernel(queue_size=1, backpressure="drop_oldest", state=Seen)`',
+        "How many messages may wait, if only one counts? And which row of the table keeps the last one?",
     ),
     solution="""
         class Seen:
@@ -73,5 +74,11 @@ async def latest(runtime: RingKernelRuntime, latest: Any) -> None:
     seen = getattr(kernel.user_state, "seen", None)
     if seen is None:
         raise Wrong("It has no `ctx.state.seen`: write `state=Seen` in the decorator.")
+    if kernel.exception is not None:
+        raise Wrong(f"It failed: {error_text(kernel.exception)}.")
     if seen != [4]:
-        raise Wrong(f"It was paused, got 0, 1, 2, 3 and 4, and then went on: it handled {seen}, not [4].")
+        raise Wrong(
+            f"It was paused, got 0, 1, 2, 3 and 4, and then went on: `ctx.state.seen` is {seen}, and [4] was expected."
+        )
+    if kernel.state.over:
+        raise Wrong("It has handled one message and ended: a loop, `async for ... in ctx:`, takes every message.")

@@ -36,7 +36,7 @@ async def backwards(runtime: RingKernelRuntime, backwards: Any) -> None:
     "first_actor.2",
     hints=(
         "What the body knows between two messages can be a local variable that is made before the loop.",
-        "Before the loop: `total = 0`. In the loop: add, then `await ctx.send(total)`.",
+        "Compare with `counter`: what is made once there, before the loop, and what is done again with each message?",
     ),
     solution="""
         @ring_kernel

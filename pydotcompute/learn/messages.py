@@ -16,7 +16,7 @@ from ._trial import launched, reply, some_kernel
     "messages.1",
     hints=(
         "A field with a default is written `name: type = default`, after the fields without one.",
-        "A class may write out the standard fields: `priority: int = 200`.",
+        "`priority` is a field that all messages have. A class may write it out like its own, with another default.",
     ),
     solution="""
         @message
@@ -40,8 +40,14 @@ def payment(Payment: Any) -> None:  # noqa: N803 - what the student calls it
     if not is_message_type(Payment):
         raise Wrong("Payment is no message class: write `@message` above it.")
     known: dict[str, Any] = {one.name: one for one in fields(Payment)}
+    for base in Payment.__bases__:
+        if is_message_type(base):
+            raise Wrong(f"Payment is a kind of {base.__name__}: it should have an order, not be one.")
     if missing := [name for name in ("order", "method") if name not in known]:
-        raise Wrong(f"Payment has no field {' and no field '.join(f'`{name}`' for name in missing)}.")
+        raise Wrong(
+            f"Payment has no field {' and no field '.join(f'`{name}`' for name in missing)}. With its type a "
+            f"name in a class becomes a field."
+        )
     if known["order"].default is not MISSING:
         raise Wrong("`order` has a default, but there is no payment without an order.")
     if known["method"].default is MISSING and known["method"].default_factory is MISSING:
@@ -58,8 +64,8 @@ def payment(Payment: Any) -> None:  # noqa: N803 - what the student calls it
 @exercise(
     "messages.2",
     hints=(
-        "Ask what came: `if isinstance(message, Receipt): ...`, and otherwise send the sum.",
-        "Begin with `total = 0.0` before the loop; `KernelContext[Receipt | str, float]` says what goes in and out.",
+        "Two kinds of messages come, and only one of them is answered: how can the body tell them apart?",
+        "`isinstance(message, Receipt)` is true of a receipt. What is to be remembered is made before the loop.",
     ),
     solution="""
         @message

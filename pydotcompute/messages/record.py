@@ -117,6 +117,9 @@ class Layout:
     The constructor is called only where the class has a ``__post_init__``.
     """
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # a class that goes to another process is looked at there anew
+
     def __init__(self, cls: type, known: dict[str, AnyField]) -> None:
         self.cls, self.fields = cls, known
         offsets, end = [], 0

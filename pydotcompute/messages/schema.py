@@ -17,6 +17,9 @@ from .message import annotation_text, is_message_type, resolved_annotation, type
 class Schema:
     """What is known of a message class: how to read, check and make its messages."""
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # a class that goes to another process is looked at there anew
+
     def __init__(self, cls: type) -> None:
         known = fields(cls)
         self.cls = cls

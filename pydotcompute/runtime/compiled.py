@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import DeviceError, InstanceError, KernelStateError, UnifiedBufferError
-from ..messages import DEFAULT_PRIORITY, checked_records, from_record
+from ..messages import DEFAULT_PRIORITY, checked_records, from_record, from_records
 from ..telemetry import COUNTERS
 from ..telemetry.observer import Delivery, Observer, delivery, on_behalf_of
 from .dead_letters import Kind
@@ -249,6 +249,10 @@ class CompiledKernel(RingKernel):
                 self.runtime._rewiring.add(task)
                 task.add_done_callback(self.runtime._rewiring.discard)
 
+    async def _put_batch(self, records: NDArray[np.void], instance: int | None) -> None:
+        cls = self._input_types[0]
+        await self.runtime._send_records(self, records, lambda done: from_records(cls, records[done:]), instance)
+
     def _pull_records(self, max_n: int) -> NDArray[np.void] | None:
         records = self._out.pull_records(max_n)
         return records if records is not None else super()._pull_records(max_n)
@@ -305,6 +309,10 @@ class CompiledKernel(RingKernel):
     async def _until_paused(self) -> None:
         """Until it is at rest, unless it goes on before that."""
         await self._until(lambda: self._executor.resting or not self._box.paused)
+
+    async def _after_pause(self) -> None:
+        if self.definition.buffers:
+            await self._until_paused()
 
     async def _until(self, come: Callable[[], bool]) -> None:
         pause = 0.0

@@ -37,7 +37,7 @@ from ..exceptions import (
     QueueTimeoutError,
     RuntimeClosedError,
 )
-from ..messages import DEFAULT_PRIORITY, same_schema, to_records
+from ..messages import DEFAULT_PRIORITY, from_records, same_schema, to_records
 from ..origin import current_cell, notebook_shell, origin
 from ..telemetry import BUCKETS, COUNTERS, STATES, WORDS, KernelStatistics
 from ..telemetry.observer import Delivery, Observer, acting, delivery, in_hand
@@ -702,6 +702,11 @@ class RingKernel:
         return dict(self._sent)
 
     @property
+    def node(self) -> str | None:
+        """The name of the node of the cluster that it runs on; None: in this process, or on none just now."""
+        return None
+
+    @property
     def queue_depth(self) -> int:
         """Messages in the mailbox."""
         return len(self._box)
@@ -848,7 +853,7 @@ class RingKernel:
         self._begun = clock()
         self._ctx = KernelContext(self, self._ctx)
         self._ctx.should_terminate = self._box.closed is not None and not len(self._box)
-        body = definition.body(self._ctx)
+        body = self._body()
         if restart is not None and (hook := definition.policy.on_restart) is not None:
             body = _after(hook, restart, body)
         if definition.context is not None:
@@ -860,6 +865,11 @@ class RingKernel:
         # Not by `create_task`: a loop whose tasks begin eagerly would run the body before this kernel knows its task.
         self._task = asyncio.Task(body, loop=self._scheduler.loop, name=self.id, context=context)
         self._task.add_done_callback(self._ended, context=context)
+
+    def _body(self) -> Coroutine[Any, Any, Any]:
+        """What runs between two restarts."""
+        body: Coroutine[Any, Any, Any] = self.definition.body(self._ctx)
+        return body
 
     async def _contained(self, body: Coroutine[Any, Any, Any]) -> Any:
         """A body in a notebook: an exit in it ends the kernel, and not the loop and the notebook with it."""
@@ -1231,6 +1241,9 @@ class RingKernel:
         while self.busy and not self.state.over:
             await self._change()
 
+    async def _after_pause(self) -> None:
+        """What `deactivate` waits for."""
+
     def _is_paused(self) -> bool:
         return self.state in (KernelState.DEACTIVATED, KernelState.LAUNCHED)
 
@@ -1430,6 +1443,10 @@ class RingKernel:
             for entry in reversed(entries):
                 self._out.put_back(entry)
             raise
+
+    async def _put_batch(self, records: NDArray[np.void], instance: int | None) -> None:
+        """Send records, which have the dtype of the messages that it takes."""
+        await self.runtime.send_many(self.id, from_records(self._input_types[0], records))
 
     def _set_aside(self, ctx: KernelContext[Any, Any]) -> None:
         """An asked message goes out of hand unanswered: a reply that names it by correlation_id may still answer it."""

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import copy_context
 from typing import Any, TextIO
 from uuid import uuid4
@@ -75,8 +75,11 @@ def bar(what: str, total: int | None) -> Any:
 
 
 @contextmanager
-def compiling(kernel_id: str) -> Iterator[None]:
-    """Say, from another thread, that a step is being compiled, for how long so far, and in the end how long it took."""
+def lasting(doing: str, done: str, failed: str) -> Iterator[None]:
+    """Say, from another thread, what is being done, for how long so far, and in the end how long it took.
+
+    The texts are followed by the seconds: ``compiling stats: 1.5 s``.
+    """
     where = place()
     if where is None:
         yield
@@ -98,17 +101,23 @@ def compiling(kernel_id: str) -> Iterator[None]:
         while not over.wait(wait):
             with writing:
                 if not over.is_set():
-                    say(f"compiling {kernel_id}:")
+                    say(doing)
             wait = INTERVAL
 
     # With the context of the cell: what a thread shows belongs below it.
     threading.Thread(target=copy_context().run, args=(tell,), name="pydotcompute-progress", daemon=True).start()
-    outcome = f"{kernel_id} could not be compiled, after"
+    outcome = failed
     try:
         yield
-        outcome = f"compiled {kernel_id} in"
+        outcome = done
     finally:
         with writing:
             over.set()
             if shown:
                 say(outcome, "\n")
+
+
+def compiling(kernel_id: str) -> AbstractContextManager[None]:
+    """`lasting`, of a step that is compiled."""
+    failed = f"{kernel_id} could not be compiled, after"
+    return lasting(f"compiling {kernel_id}:", f"compiled {kernel_id} in", failed)

@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from functools import partial
+from importlib import import_module
 from itertools import count
 from threading import Lock, get_ident
 from types import MappingProxyType, TracebackType
@@ -22,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import (
+    ClusterError,
     DefinitionError,
     KernelKilledError,
     KernelNotFoundError,
@@ -36,7 +38,7 @@ from ..messages import DEFAULT_PRIORITY, checked_records, from_records
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
 from ..telemetry.observer import Observer
-from .checks import checked_id, checked_timeout, is_count
+from .checks import checked_id, checked_timeout, is_count, is_number
 from .compiled import CompiledKernel
 from .dead_letters import DeadLetter, DeadLetters
 from .executor import REFUSED, Engine
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+    from ..cluster import Cluster, Node, Placement
     from ..telemetry.otel import Spans
     from ..telemetry.prometheus import MetricsServer
     from ..telemetry.trace import Trace
@@ -93,16 +96,44 @@ class RingKernelRuntime:
             that the runtime owns, so that they go on while the caller blocks; ``"auto"`` is ``"thread"`` in a
             notebook and ``"current"`` elsewhere.
         dead_letter_limit: how many dead letters are kept; all are counted.
+        cluster: ``"ray"`` lets `launch` place ring kernels on the nodes of a Ray cluster (extra `ray`). Without it, and
+            for kernels that are not placed, everything stays in this process.
+        address: ``"host:port"`` of the head of a running cluster, or ``"auto"`` for one on this machine; None takes the
+            one that the environment variable ``RAY_ADDRESS`` names, or starts one on this machine.
+        nodes: how many hosts there are to be; None: one on each machine of the cluster. Several on one machine are
+            processes of their own, too.
+        start_timeout: seconds in which the cluster, and each host, has to start.
+        node_timeout: seconds after which a node that does not answer is lost.
 
     Raises:
-        ValueError: another value of `loop`, or a limit below 1.
+        ValueError: another value of `loop` or `cluster`, a limit or a number of nodes below 1, a timeout that is no
+            number above 0, or one of the last four without a cluster.
     """
 
-    def __init__(self, loop: Literal["auto", "current", "thread"] = "auto", *, dead_letter_limit: int = 1000) -> None:
+    def __init__(
+        self,
+        loop: Literal["auto", "current", "thread"] = "auto",
+        *,
+        dead_letter_limit: int = 1000,
+        cluster: Literal["ray"] | None = None,
+        address: str | None = None,
+        nodes: int | None = None,
+        start_timeout: float = 60.0,
+        node_timeout: float = 5.0,
+    ) -> None:
         if loop not in ("auto", "current", "thread"):
             raise ValueError(f"loop must be 'auto', 'current' or 'thread', not {loop!r}")
         if not is_count(dead_letter_limit):
             raise ValueError(f"dead_letter_limit must be an integer of at least 1, not {dead_letter_limit!r}")
+        if cluster not in (None, "ray"):
+            raise ValueError(f"cluster must be 'ray' or None, not {cluster!r}")
+        if cluster is None and (address is not None or nodes is not None):
+            raise ValueError("address= and nodes= are for a runtime with cluster='ray'")
+        if nodes is not None and not is_count(nodes):
+            raise ValueError(f"nodes must be an integer of at least 1, not {nodes!r}")
+        for name, seconds in (("start_timeout", start_timeout), ("node_timeout", node_timeout)):
+            if not is_number(seconds) or not 0 < seconds < float("inf"):
+                raise ValueError(f"{name} must be a number of seconds above 0, not {seconds!r}")
         if loop == "auto":
             loop = "thread" if notebook_shell() is not None else "current"
         self.loop_mode: Literal["current", "thread"] = loop
@@ -139,6 +170,12 @@ class RingKernelRuntime:
         self._posted: dict[Future[Any], int] = {}  # what other threads asked for, and which of them stand still for it
         self._probe = Probe(self)
         self._servers: list[MetricsServer] = []
+        # By name: what knows nodes stands above the runtime.
+        self._cluster: Cluster | None = (
+            None
+            if cluster is None
+            else import_module("pydotcompute.cluster").Cluster(self, address, nodes, start_timeout, node_timeout)
+        )
         self._blamed: WeakSet[asyncio.Task[Any]] = WeakSet()  # bodies that were found to block the loop
         self._meet_caller()
         _runtimes.add(self)
@@ -424,6 +461,8 @@ class RingKernelRuntime:
                 await kernel._terminate(drain, left)
 
         await asyncio.gather(*map(terminate, kernels))
+        if self._cluster is not None:
+            await self._cluster.close()
         for kernel in self._kernels.values():
             while (entry := kernel._out.pull()) is not None:
                 kernel.bury(entry, "the reply was unread when the runtime closed", "unread")
@@ -469,12 +508,55 @@ class RingKernelRuntime:
             what = "define and launch it first, or check the spelling"
         return KernelNotFoundError(f"no ring kernel {kernel_id!r} (launched: {launched}); {what}")
 
-    async def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes of its cluster, by name; none before `join`, or the first kernel that is placed on one.
+
+        Raises:
+            ClusterError: the runtime has no cluster.
+        """
+        return self._the_cluster().nodes
+
+    def _the_cluster(self) -> Cluster:
+        if self._cluster is None:
+            raise ClusterError("this runtime has no cluster: make it with RingKernelRuntime(cluster='ray')")
+        return self._cluster
+
+    async def join(self) -> None:
+        """Start the cluster, or connect to it, and start a host on each node; a second call does nothing.
+
+        `launch` does it for the first kernel that is placed.
+
+        Raises:
+            ClusterError: there is none, it cannot be reached, or its nodes do not fit this process.
+        """
+        if self._away:
+            return await self._hop(self.join)
+        self._scheduler_of_loop()
+        await self._the_cluster().join()
+
+    async def launch(
+        self,
+        kernel: str | RingKernelDefinition,
+        *,
+        kernel_id: str | None = None,
+        node: str | None = None,
+        num_gpus: int = 0,
+        spread: bool = False,
+        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+    ) -> RingKernel:
         """Phase 1: allocate, compile. The mailbox takes messages from now on; nothing runs before `activate`.
 
         Args:
             kernel: a kernel id that was defined with `ring_kernel`, or the definition itself.
             kernel_id: launch it under this id instead, so that one definition can run several times.
+            node: the name of the node of the cluster that it is to run on, one of `nodes`. Should that be lost, and
+                its policy let it begin again, it does so on another one.
+            num_gpus: let it run on a node that offers so many GPUs, which are its own.
+            spread: let it run on the node with the fewest kernels. Without any of these three it runs in this process.
+            delivery: what becomes of messages that are on a node when that is lost: ``"at_most_once"`` makes dead
+                letters of them, ``"at_least_once"`` sends them again where the kernel begins again, and the last of
+                them may be handled twice.
 
         Returns:
             The kernel's handle.
@@ -483,13 +565,24 @@ class RingKernelRuntime:
             KernelNotFoundError: nothing was defined under that id.
             KernelStateError: a kernel of that id runs already.
             StepError: its step cannot be compiled.
+            ClusterError: it is to run on a node, and the runtime has no cluster, or there is no such node.
+            ValueError: placements that contradict each other, or no such delivery.
             RuntimeClosedError: the runtime is closed, or being closed.
         """
+        arguments = kernel, kernel_id, node, num_gpus, spread, delivery
         if self._away:
-            return await self._hop(self._launch, kernel, kernel_id)
-        return await self._launch(kernel, kernel_id)
+            return await self._hop(self._launch, *arguments)
+        return await self._launch(*arguments)
 
-    async def _launch(self, kernel: str | RingKernelDefinition, kernel_id: str | None) -> RingKernel:
+    async def _launch(
+        self,
+        kernel: str | RingKernelDefinition,
+        kernel_id: str | None = None,
+        node: str | None = None,
+        num_gpus: int = 0,
+        spread: bool = False,
+        delivery: str = "at_most_once",
+    ) -> RingKernel:
         if isinstance(kernel, RingKernelDefinition):
             definition = kernel
         elif isinstance(kernel, str):
@@ -502,7 +595,15 @@ class RingKernelRuntime:
         else:
             raise DefinitionError(f"launch takes a kernel id or what @ring_kernel made, not {kernel!r}")
         name = definition.kernel_id if kernel_id is None else checked_id(kernel_id)
-        if isinstance(definition, StepDefinition) and not definition.is_built:
+        placement: Placement | None = None
+        if node is not None or num_gpus or spread or delivery != "at_most_once":
+            self._the_cluster()
+            placement = import_module("pydotcompute.cluster").checked_placement(
+                definition, node, num_gpus, spread, delivery
+            )
+            await self.join()
+            await self._the_cluster().check(placement)
+        elif isinstance(definition, StepDefinition) and not definition.is_built:
             # In this context: what it shows while it compiles belongs to the cell that launches.
             build = partial(copy_context().run, definition.build)
             await self._scheduler_of_loop().loop.run_in_executor(None, build)
@@ -524,11 +625,15 @@ class RingKernelRuntime:
                 other._sent.pop(name, None)
             self._sent_before.pop(name, None)
             self._sent_before.update(former._handed_over())
-        launched = (
-            CompiledKernel(self, definition, name, self._engine(definition))
-            if isinstance(definition, StepDefinition)
-            else RingKernel(self, definition, name)
-        )
+        launched: RingKernel
+        if placement is not None:
+            launched = import_module("pydotcompute.cluster").RemoteKernel(
+                self, definition, name, self._cluster, placement
+            )
+        elif isinstance(definition, StepDefinition):
+            launched = CompiledKernel(self, definition, name, self._engine(definition))
+        else:
+            launched = RingKernel(self, definition, name)
         launched._observe(self._observers)
         launched._move("launch")
         self._kernels[name] = launched
@@ -569,8 +674,7 @@ class RingKernelRuntime:
         kernel = self._find(kernel_id)
         kernel._move("deactivate")
         kernel._box.pause(True)
-        if isinstance(kernel, CompiledKernel) and kernel.definition.buffers:
-            await kernel._until_paused()
+        await kernel._after_pause()
 
     async def reactivate(self, kernel_id: str) -> None:
         """Go on after `deactivate`.
@@ -1077,11 +1181,13 @@ class RingKernelRuntime:
                 return await self._send_records(kernel, records, lambda done: messages[done:], instance)
         done = 0
         while done < len(messages):
-            took = kernel._box.put_many(messages, done) if usual else 0
+            took = kernel._box.put_many(messages, done) if usual and instance is None else 0
             if not took:
                 await self.send(kernel_id, messages[done], instance)
                 took = 1
             done += took
+            if took > 1 and done < len(messages):
+                await asyncio.sleep(0)  # those that are in there may go on their way
 
     async def _send_records(
         self,
@@ -1127,11 +1233,7 @@ class RingKernelRuntime:
         kernel = self._find(kernel_id)
         if instance is not None:
             instance = kernel._instance(instance)
-        cls = kernel._input_types[0]
-        records = checked_records(cls, records)
-        if not isinstance(kernel, CompiledKernel):
-            return await self.send_many(kernel_id, from_records(cls, records))
-        await self._send_records(kernel, records, lambda done: from_records(cls, records[done:]), instance)
+        await kernel._put_batch(checked_records(kernel._input_types[0], records), instance)
 
     async def _send_batch(self, kernel_id: str, records: NDArray[np.void], instance: int | None) -> None:
         """`send_batch` with a bar, which moves at every part."""
@@ -1836,9 +1938,22 @@ class SyncRuntime:
             runtime._give_up(future, args[0] if args else "", unclaimed)
             raise
 
-    def launch(self, kernel: str | RingKernelDefinition, *, kernel_id: str | None = None) -> RingKernel:
+    def join(self) -> None:
+        """`RingKernelRuntime.join`."""
+        self.call(self._runtime.join)
+
+    def launch(
+        self,
+        kernel: str | RingKernelDefinition,
+        *,
+        kernel_id: str | None = None,
+        node: str | None = None,
+        num_gpus: int = 0,
+        spread: bool = False,
+        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+    ) -> RingKernel:
         """`RingKernelRuntime.launch`."""
-        return self.call(self._runtime._launch, kernel, kernel_id)
+        return self.call(self._runtime._launch, kernel, kernel_id, node, num_gpus, spread, delivery)
 
     def activate(self, kernel_id: str) -> None:
         """`RingKernelRuntime.activate`."""

@@ -9,6 +9,11 @@ SAID = (
     "@ring_kernel(state=Said)\nasync def collector(ctx):\n    {}\n"
 )
 
+LATEST = (
+    "class Seen:\n    def __init__(self):\n        self.seen = []\n\n\n"
+    "@ring_kernel(queue_size=1, backpressure='drop_oldest', state=Seen)\nasync def latest(ctx):\n    {}\n"
+)
+
 SAMPLE = "@message\nclass Sample:\n    sensor: int\n    value: float\n\n\n"
 
 READING = "@message\nclass Sample:\n    station: np.int32\n    hour: np.int32\n    celsius: np.float64\n\n\n"
@@ -32,12 +37,89 @@ SMOOTH = (
     "@ring_kernel(backend='interpreted')\ndef smooth(state: Before, msg: Sample, out: Smoothed) -> bool:\n    {}\n"
 )
 
+ALARM = "@ring_kernel\nasync def finer(ctx):\n    async for deviation in ctx:\n        {}\n"
+
+PEAK = (
+    "@message\nclass Sample:\n    sensor: np.int32\n    value: np.float64\n\n\n"
+    "@message\nclass Peak:\n    sensor: np.int32\n    value: np.float64\n\n\n"
+    "class Highest(Record):\n    seen: Annotated[NDArray[np.int64], Shape(64)]\n"
+    "    highest: Annotated[NDArray[np.float64], Shape(64)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef peak(state: Highest, msg: Sample, out: Peak) -> bool:\n    {}\n"
+)
+
+COLLECT = (
+    "async def collect(runtime, kernel_id, batches):\n    for batch in batches:\n"
+    "        await runtime.send_batch(kernel_id, batch)\n    {}\n"
+)
+
+PURSE = (
+    "class Purse:\n    balance = 100\n\n\n"
+    "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
+)
+
+SWAP = (
+    "@message\nclass Read:\n    by: str\n\n\n"
+    "@message\nclass Swap:\n    by: str\n    expected: int\n    balance: int\n\n\n"
+    "class Account:\n    balance = 0\n\n\n"
+    "@ring_kernel(state=Account)\nasync def ledger(ctx):\n    async for request in ctx:\n"
+    "        if isinstance(request, Swap) and {}:\n            ctx.state.balance = request.balance\n"
+    "        await ctx.send(ctx.state.balance)\n\n\n"
+    "@ring_kernel\nasync def customer(ctx):\n    async for pay in ctx:\n"
+    "        before = await ctx.ask('ledger', Read(''))\n        while True:\n"
+    "            wanted = before + pay.euros\n"
+    "            found = await ctx.ask('ledger', Swap('', before, wanted))\n            {}\n"
+    "        await ctx.send(found)\n"
+)
+
+ADD = (
+    "class Account:\n    balance = 0\n\n\n"
+    "@ring_kernel(state=Account)\nasync def ledger(ctx):\n    async for euros in ctx:\n"
+    "        ctx.state.balance += euros\n        await ctx.send(0)\n\n\n"
+    "@ring_kernel\nasync def customer(ctx):\n    async for pay in ctx:\n"
+    "        await ctx.ask('ledger', pay.euros)\n        {}\n"
+)
+
+INTENSITY = "def intensity(m, n, k):\n    return {}"
+
+GATHER = (
+    "@message\nclass Question:\n    row: object\n\n\n@message\nclass Answer:\n    row: object\n\n\n"
+    "class Small:\n    def __init__(self):\n"
+    "        self.weights = np.random.default_rng(5).random((32, 32), dtype=np.float32)\n        self.sizes = []\n\n"
+    "    def __call__(self, rows):\n        self.sizes.append(len(rows))\n"
+    "        return (rows.astype(np.float32) @ self.weights).astype(np.float16)\n\n\n"
+    "@ring_kernel(state=Small)\nasync def gatherer(ctx):\n    async for question in ctx:\n        batch = [question]\n"
+    "        while len(batch) < {}:\n            try:\n"
+    "                batch.append(await ctx.receive(timeout=0))\n"
+    "            except QueueTimeoutError:\n                await asyncio.sleep(0)\n                {}\n"
+    "        rows = ctx.state(np.stack([one.row for one in batch]))\n"
+    "        for one, row in zip(batch, rows, strict=True):\n            await ctx.send({})\n"
+)
+
+WARMEST_OF = (
+    "@message\nclass Picture:\n    celsius: Annotated[NDArray[np.float32], Shape(1024)]\n\n\n"
+    "@message\nclass Warmest:\n    celsius: np.float32\n\n\n"
+    "class Parts(Record):\n    part: Annotated[NDArray[np.float32], Shape(1024)]\n\n\n"
+    "@ring_kernel(backend='interpreted'{})\ndef warmest(state: Parts, msg: Picture, out: Warmest) -> bool:\n"
+    "    highest = msg.celsius[lane()]\n    highest = {}\n    for i in {}:\n"
+    "        highest = max(highest, msg.celsius[i])\n    state.part[lane()] = highest\n    {}\n"
+    "    if lane() == 0:\n        for n in range({}):\n            highest = max(highest, state.part[n])\n"
+    "        out.celsius = highest\n    return True\n"
+)
+OWN = "range(lane(), 1024, width())"
+
+FULL = (
+    "def bottleneck(runtime):\n    kernels = runtime.statistics().kernels\n"
+    "    full = [name for name, kernel in kernels.items() if kernel.queue_depth == kernel.queue_size]\n    {}\n"
+)
+
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
         ("backwards = ...", "nothing yet"),
         ("async def backwards(ctx):\n    async for text in ctx:\n        await ctx.send(text[::-1])", "@ring_kernel"),
         ("def backwards(text):\n    return text[::-1]", "async def backwards(ctx)"),
         ("backwards = 'gnir'", "not str"),
+        ("backwards = lambda text: text[::-1]", "it is a plain function"),
+        (BODY.format("backwards", "for text in ctx:\n        await ctx.send(text[::-1])"), "`async for ... in ctx:`"),
         (BODY.format("backwards", "async for text in ctx:\n        await ctx.send(text)"), "not 'gnir'"),
         (BODY.format("backwards", "async for text in ctx:\n        text.backwards()"), "AttributeError"),
         (BODY.format("backwards", "text = await ctx.receive()\n    await ctx.send(text[::-1])"), "Asked 'kernel'"),
@@ -57,6 +139,10 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("Payment = 'cash'", "has to be a class"),
         ("class Payment:\n    order: object", "`@message`"),
         ("@message\nclass Payment:\n    method: str = 'cash'", "no field `order`"),
+        (
+            "@message\nclass Order:\n    item: str\n\n\n@message\nclass Payment(Order):\n    method: str = 'cash'",
+            "a kind of Order",
+        ),
         ("@message\nclass Payment:\n    order: object = None\n    method: str = 'cash'", "has a default"),
         ("@message\nclass Payment:\n    order: object\n    method: str", "no default"),
         ("@message\nclass Payment:\n    order: object\n    method: str = 'card'", "'card'"),
@@ -116,8 +202,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "class Seen:\n    def __init__(self):\n        self.seen = []\n\n\n"
             "@ring_kernel(queue_size=1, backpressure='drop_newest', state=Seen)\nasync def latest(ctx):\n"
             "    async for value in ctx:\n        ctx.state.seen.append(value)",
-            "handled [0]",
+            "is [0], and [4]",
         ),
+        (LATEST.format("async for value in ctx:\n        ctx.state.seen = value"), "is 4, and [4]"),
+        (LATEST.format("async for value in ctx:\n        seen.append(value)"), "It failed: NameError"),
+        (LATEST.format("ctx.state.seen.append(await ctx.receive())"), "and ended"),
     ],
     "lifecycle.1": [
         ("ways = ['a']", "a text of the letters"),
@@ -247,5 +336,289 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             ),
             "do not count",
         ),
+    ],
+    "supervision.1": [
+        ("options = 'on_failure'", "A `dict` of options"),
+        ("options = {}", "its last"),
+        ("options = dict(max_restarts=100)", "restart='on_failure'"),
+        ("options = dict(restart='on_failure', max_restarts=100, backoff=None, keep_state=True)", "next line"),
+        ("options = dict(restart='on_failure', max_retries=1, backoff=None, keep_state=True)", "after 3 restarts"),
+        ("options = dict(restart='on_failure', max_retries=1, max_restarts=100, keep_state=True)", "waiting"),
+        ("options = dict(restart='on_failure', max_retries=1, max_restarts=100, backoff=None)", "forgotten"),
+    ],
+    "supervision.2": [
+        ("bodies, lines = 4, 3", "one more"),
+        ("bodies, lines = 10, 5", "another number"),
+        ("bodies, lines = 5, 5", "handed out once more"),
+        ("bodies, lines = 5, 2", "a line, too"),
+    ],
+    "supervision.3": [
+        ("def protect(runtime):\n    pass", "A coroutine"),
+        ("async def protect(runtime):\n    pass", "expected number 3 and got number 1"),
+        (
+            "async def protect(runtime):\n    await runtime.supervise('numberer', 'checker', strategy='one_for_one')",
+            "expected number 3 and got number 1",
+        ),
+        (
+            "async def protect(runtime):\n"
+            "    await runtime.supervise('numberer', 'checker', 'clock', strategy='one_for_all')",
+            "lost its count",
+        ),
+        ("async def protect(runtime):\n    await runtime.supervise('reader')", "It raised KernelNotFoundError"),
+    ],
+    "tour.1": [
+        ("def finer(deviation):\n    return abs(deviation.spreads) > 3", "async def finer(ctx)"),
+        (ALARM.format("if deviation.spreads > 3:\n            await ctx.send(deviation)"), "At -3.5 spreads"),
+        (
+            ALARM.format("if abs(deviation.spreads) > 5:\n            await ctx.send(deviation)"),
+            "At 3.5 spreads there is no",
+        ),
+        (ALARM.format("await ctx.send(deviation)"), "At 0.5 spreads there is an alarm"),
+        (
+            ALARM.format("if abs(deviation.spreads) > 3:\n            await ctx.send(deviation.spreads)"),
+            "replies with 3.5",
+        ),
+        (BODY.format("finer", "deviation = await ctx.receive()\n    await ctx.send(deviation)"), "has ended"),
+        (ALARM.format("await ctx.send(deviation.spread)"), "AttributeError"),
+        (
+            "@ring_kernel\nasync def finer(ctx: KernelContext[str, str]):\n    async for line in ctx:\n        pass",
+            "It takes str",
+        ),
+    ],
+    "tour.2": [
+        ("sent = 30", "And `parse`"),
+        ("sent = 32", "is paused"),
+        ("sent = 10", "through two"),
+        ("sent = 1024", "another number"),
+    ],
+    "from_cupy_numba.1": [
+        ("def peak(state, msg, out):\n    return True", "`@ring_kernel` above it"),
+        (PEAK.format("return False"), "replied 0 times"),
+        (PEAK.format("out.sensor, out.value = msg.sensor, msg.value\n    return True"), "to all 600 values"),
+        (
+            PEAK.format(
+                "if msg.value <= state.highest[msg.sensor]:\n        return False\n"
+                "    state.highest[msg.sensor] = msg.value\n    out.sensor, out.value = msg.sensor, msg.value\n"
+                "    return True"
+            ),
+            "replied 0 times",
+        ),
+        (
+            PEAK.format(
+                "state.seen[msg.sensor] += 1\n"
+                "    if state.seen[msg.sensor] > 1 and msg.value < state.highest[msg.sensor]:\n        return False\n"
+                "    state.highest[msg.sensor] = msg.value\n    out.sensor, out.value = msg.sensor, msg.value\n"
+                "    return True"
+            ),
+            "a peak is higher",
+        ),
+        (
+            PEAK.format(
+                "state.seen[msg.sensor] += 1\n"
+                "    if state.seen[msg.sensor] > 1 and msg.value <= state.highest[msg.sensor]:\n        return False\n"
+                "    state.highest[msg.sensor] = msg.value\n    out.value = msg.value\n    return True"
+            ),
+            "has `sensor` 0",
+        ),
+    ],
+    "from_cupy_numba.2": [
+        ("def collect(runtime, kernel_id, batches):\n    pass", "A coroutine is wanted"),
+        (COLLECT.format("return await runtime[kernel_id].snapshot()"), "it did not wait"),
+        (COLLECT.format("return await runtime.wait_idle(kernel_id)"), "returns None"),
+        (
+            "async def collect(runtime, kernel_id, batches):\n    await runtime.send_batch(kernel_id, batches[0])\n"
+            "    await runtime.wait_idle(kernel_id)\n    return await runtime[kernel_id].snapshot()",
+            "knows of 3",
+        ),
+        (
+            "async def collect(runtime, kernel_id, batches):\n    for batch in batches:\n"
+            "        runtime.send_batch(kernel_id, batch)\n    await runtime.wait_idle(kernel_id)\n"
+            "    return await runtime[kernel_id].snapshot()",
+            "knows of 0",
+        ),
+    ],
+    "from_cupy_numba.3": [
+        ("image, root, meters = 'gpu', 'call', 'ring'", "not 'gpu'"),
+        ("image, root, meters = 'ring', 'call', 'ring'", "as one array"),
+        ("image, root, meters = 'launch', 'ring', 'ring'", "before there is a next"),
+        ("image, root, meters = 'launch', 'call', 'launch'", "outlives them"),
+    ],
+    "tracing.1": [
+        ("order = 3", "A list of six names"),
+        ("order = ['Bob', 'Alice', 'Carol', 'Bob']", "two turns"),
+        ("order = ['Alice', 'Alice', 'Bob', 'Bob', 'Carol', 'Carol']", "70 euros are left"),
+        ("order = ['Carol', 'Bob', 'Bob', 'Alice', 'Alice', 'Carol']", "40 euros are left"),
+        ("order = ['Alice', 'Alice', 'Bob', 'Carol', 'Carol', 'Bob']", "30 euros are left"),
+    ],
+    "tracing.2": [
+        (
+            PURSE.format("ctx.state.balance -= want.euros\n        await ctx.send(want.euros)"),
+            "wanted 70, and it paid 70",
+        ),
+        (
+            PURSE.format(
+                "ctx.state.balance -= want.euros\n        await ctx.send(want.euros if ctx.state.balance >= 0 else 0)"
+            ),
+            "wanted 40, and it paid 0",
+        ),
+        (
+            PURSE.format(
+                "paid = min(want.euros, ctx.state.balance)\n        ctx.state.balance -= paid\n"
+                "        await ctx.send(paid)"
+            ),
+            "wanted 70, and it paid 40",
+        ),
+        (
+            PURSE.format(
+                "paid = want.euros if want.euros < ctx.state.balance else 0\n        ctx.state.balance -= paid\n"
+                "        await ctx.send(paid)"
+            ),
+            "wanted 40, and it paid 0",
+        ),
+        (
+            PURSE.format(
+                "if want.euros <= ctx.state.balance:\n            ctx.state.balance -= want.euros\n"
+                "            await ctx.send(want.euros)"
+            ),
+            "does not answer",
+        ),
+    ],
+    "tracing.3": [
+        (SWAP.format("True", "break"), "20 were lost"),
+        (SWAP.format("request.expected == ctx.state.balance", "break"), "were lost"),
+        (
+            SWAP.format(
+                "request.expected == ctx.state.balance", "before = found\n            if found == wanted: break"
+            ),
+            "were lost",
+        ),
+        (SWAP.format("request.expected == ctx.state.balance", "pass"), "they are not done"),
+        (
+            SWAP.format("request.expected == ctx.state.balance", "break").replace("(state=Account)", ""),
+            "no attribute 'balance'",
+        ),
+        (SWAP.format("True", "break").replace("await ctx.ask('ledger', Read(''))", "0"), "29 were lost"),
+        (ADD.format("break"), "has ended"),
+        (ADD.format("await ctx.send(1)"), "that is the till"),
+        (ADD.format("pass"), "one reply for each"),
+    ],
+    "tensor_cores.1": [
+        ("dot = 3", "A function is wanted"),
+        ("def dot(a, b):\n    return a * b", "a single number"),
+        ("def dot(a, b):\n    return a @ b", "not 5001"),
+        ("def dot(a, b):\n    return np.float32(a @ b)", "not 5001"),
+        ("def dot(a, b):\n    return (a * b).sum(dtype=np.float32)", "infinite in float16"),
+        ("def dot(a, b):\n    return a.astype(float) @ b.astype(float)", "but a float64"),
+    ],
+    "tensor_cores.2": [
+        ("intensity = 2", "A function is wanted"),
+        ("def intensity(m, n, k):\n    pass", "not a number"),
+        (INTENSITY.format("m * n * k / (2 * (m * n + n * k) + 4 * m * k)"), "an addition is an operation"),
+        (INTENSITY.format("2 * m * n * k / (2 * (m * n + n * k))"), "the result goes through memory"),
+        (INTENSITY.format("2 * m * n * k / (2 * (m * n + n * k + m * k))"), "the result is float32"),
+        (INTENSITY.format("2 * m * n * k / (4 * (m * n + n * k + m * k))"), "the factors are float16"),
+        (INTENSITY.format("2 * m * n * k / (m * n + n * k + m * k)"), "operations per number"),
+        (INTENSITY.format("(2 * (m * n + n * k) + 4 * m * k) / (2 * m * n * k)"), "bytes per operation"),
+    ],
+    "tensor_cores.3": [
+        ("class Question:\n    pass\n\n\ngatherer = ...", "nothing yet"),
+        (GATHER.format("16", "break", "one.reply(Answer, row=row)").replace("state=Small", ""), "not a `Small`"),
+        (GATHER.format("1", "break", "one.reply(Answer, row=row)"), "multiplied 40 times"),
+        (GATHER.format("64", "break", "one.reply(Answer, row=row)"), "40 rows at once"),
+        (GATHER.format("16", "break", "Answer(row)"), "which question it answers"),
+        (GATHER.format("16", "break", "one.reply(Answer, row=rows[0])"), "gives the answer to another one"),
+        (GATHER.format("16", "break", "one.reply(Answer, row=row[:3])"), "an `Answer` with a `row`"),
+        (GATHER.format("16", "break", "one.answer(row)"), "AttributeError"),
+        (
+            GATHER.format("16", "break", "one.reply(Answer, row=row)").replace("timeout=0", ""),
+            "Does it wait for others",
+        ),
+        (GATHER.format("16", "break", "batch[-1].reply(Answer, row=row)"), "40 questions were waiting, and 37 got no"),
+    ],
+    "gpu.1": [
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "barrier()", "width()").replace(", threads=64", ""),
+            "threads=256",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "", "width()"),
+            "Thread 0 reads `state.part[1]`, and thread 1 writes it",
+        ),
+        (WARMEST_OF.format(", threads=64", "0.0", OWN, "barrier()", "width()"), "replies 0 °C"),
+        (WARMEST_OF.format(", threads=64", "highest", OWN, "barrier()", "64"), "replies 0 °C"),
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "if lane() == 0:\n        barrier()", "width()"),
+            "Thread 0 waits at a barrier to which thread 1 does not come",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", "range(1024)", "barrier()", "width()"),
+            "one of 32 threads looks at 1025 cells",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", "range(lane(), 1000, width())", "barrier()", "width()"),
+            "and the warmest cell has -2 °C",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "barrier()", "width()").replace(
+                "if lane() == 0:", "if True:"
+            ),
+            "Thread 0 writes `out.celsius`, and thread 1 writes it",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "barrier()", "width()").replace(
+                "part[lane()] =", "part[0] ="
+            ),
+            "`state.part[0]`",
+        ),
+        (
+            WARMEST_OF.format(", threads=64", "highest", OWN, "barrier()", "width()").replace(
+                "return True", "return False"
+            ),
+            "no reply",
+        ),
+    ],
+    "gpu.2": [
+        ("wide, narrow = 2, 5", "on one multiprocessor"),
+        ("wide, narrow = 396, 660", "one by one"),
+        ("wide, narrow = 1056, 660", "but not their registers"),
+        ("wide, narrow = 384, 660", "lie on two"),
+        ("wide, narrow = 264, 528", "narrow: 528 it is not"),
+    ],
+    "dashboards.1": [
+        ("shortest_first = 3", "A function is wanted"),
+        ("def shortest_first(kernel):\n    sorted(kernel.queue(), key=lambda one: one.message.crates)", "as before"),
+        (
+            "def shortest_first(kernel):\n"
+            "    crates = [one.message.crates for one in kernel.queue()]\n"
+            "    if crates:\n        kernel.move(crates.index(min(crates)), to=0)",
+            "Now their order is 1, 7, 3",
+        ),
+        (
+            "def shortest_first(kernel):\n"
+            "    for place in range(kernel.queue_depth):\n"
+            "        crates = [one.message.crates for one in kernel.queue()]\n"
+            "        kernel.move(max(range(place, len(crates)), key=lambda i: crates[i]), to=place)",
+            "Now their order is 18, 12, 9",
+        ),
+        ("def shortest_first(kernel):\n    kernel.discard()", "only their order is to change"),
+        (
+            "def shortest_first(kernel):\n"
+            "    ships = sorted((one.message for one in kernel.queue()), key=lambda ship: -ship.crates)\n"
+            "    for ship in ships:\n        kernel.discard()\n    for ship in ships:\n        kernel.inject(ship)",
+            "discarded, and others",
+        ),
+        ("async def shortest_first(kernel):\n    await kernel.reactivate()", "is not paused"),
+    ],
+    "dashboards.2": [
+        ("bottleneck = 'harbour'", "A function is wanted"),
+        ("def bottleneck(runtime):\n    return 'harbour'", "None is wanted"),
+        (FULL.format("return full"), "One id is wanted"),
+        (FULL.format("return full[0] if full else None"), "It says 'sea'"),
+        (
+            FULL.format("return max(full, key=lambda name: kernels[name].queue_depth) if full else None"),
+            "It says 'sea'",
+        ),
+        (FULL.format("return 'harbour' if full else None"), "sea, pilot, harbour, office are full"),
+        ("def bottleneck(runtime):\n    pass", "It says None"),
     ],
 }

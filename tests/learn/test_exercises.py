@@ -22,6 +22,7 @@ from typing import Annotated
 import numpy as np
 from numpy.typing import NDArray
 from pydotcompute import Backoff, KernelContext, MemoryPool, Record, Shape, UnifiedBuffer, message, ring_kernel
+from pydotcompute import barrier, lane, width
 from pydotcompute.exceptions import *
 """
 """What the tutorials have imported."""
@@ -114,6 +115,19 @@ def test_an_answer_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) 
     finally:
         del learn._exercises["own.2"]
         learn._tries.clear()
+
+
+def test_what_fails_in_a_check_is_reported_without_the_advice_to_restart_it(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "@ring_kernel\nasync def backwards(ctx):\n    await ctx.receive()\n    1 / 0"
+    assert "ZeroDivisionError" in answered(EXERCISES["first_actor.1"], code, monkeypatch).text
+    assert [record.__dict__["failed_kernel"] for record in caplog.records] == [None]
+
+
+def test_the_end_of_a_check_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    assert not check("tour.2", 30)  # there a ring kernel waits for another until both are ended
+    assert not caplog.records
 
 
 def test_bad_questions(double: Exercise) -> None:

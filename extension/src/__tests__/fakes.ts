@@ -1,5 +1,5 @@
 /** What a session has to do with, as far as it goes: a kernel that can be led through what happens to kernels. */
-import { PromiseDelegate } from '@lumino/coreutils';
+import { PromiseDelegate, UUID } from '@lumino/coreutils';
 import { Signal } from '@lumino/signaling';
 
 import { CONTROL, FRAMES } from '../protocol';
@@ -56,6 +56,7 @@ export class FakeComm {
 export class FakeKernel {
   readonly statusChanged = new Signal<this, string>(this);
   readonly connectionStatusChanged = new Signal<this, string>(this);
+  readonly id: string = UUID.uuid4();
   readonly username = 'someone';
   readonly clientId = 'page';
   status = 'idle';

@@ -10,8 +10,7 @@ const rendermime = {} as ISource['rendermime'];
 let model: Model;
 let changes: number;
 
-function source(id: string): ISource & { session: Session; kernel: FakeKernel } {
-  const kernel = new FakeKernel();
+function source(id: string, kernel = new FakeKernel()): ISource & { session: Session; kernel: FakeKernel } {
   const session = new Session(new FakeContext(kernel).given);
   return { id, name: id, path: `${id}.ipynb`, session, kernel, rendermime, revealer: () => null };
 }
@@ -95,6 +94,30 @@ describe('which notebook is shown', () => {
     changes = 0;
     a.kernel.sends(frame());
     expect(changes).toBe(0);
+  });
+
+  it('is the other one with its kernel, where that has the comms', async () => {
+    const one = new FakeKernel();
+    const same = Object.assign(new FakeKernel(), { id: one.id, handleComms: false });
+    const [notebook, console] = [source('notebook', one), source('console', same)];
+    for (const each of [source('stranger'), notebook, console]) {
+      model.add(each);
+      each.session.wish('test', { summary: true });
+    }
+    model.front('console');
+    await jest.advanceTimersByTimeAsync(0);
+    expect([console.session.phase, model.current?.id]).toEqual(['shared', 'notebook']);
+    changes = 0;
+    one.sends(frame());
+    expect(changes).toBeGreaterThan(0);
+    // Restarted, or with another kernel, it may speak for itself.
+    same.becomes('restarting');
+    expect(model.current?.id).toBe('console');
+    same.becomes('idle');
+    await jest.advanceTimersByTimeAsync(0);
+    expect(model.current?.id).toBe('notebook');
+    model.remove('notebook');
+    expect(model.current?.id).toBe('console');
   });
 
   it('has kernels of its own to select', () => {

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...runtime import RingKernelRuntime
+from ...runtime.supervision import SupervisionGroup
 from ...telemetry import STATES, Frame
 from ...telemetry.html import STATE_WORDS, escape, table_html
 from .. import schema
@@ -232,11 +233,14 @@ class Graph:
     def _arrange(self) -> None:
         """Give places to what is new, and paths to the arrows, if anything has changed."""
         kernels = dict(self._runtime.kernels)
-        groups = {f"={name}": group for name, kernel in kernels.items() if (group := kernel._group) is not None}
+        # Those that begin again together; else those of one node of a cluster.
+        groups: dict[str, SupervisionGroup | str] = {
+            f"={name}": group for name, kernel in kernels.items() if (group := kernel._group or kernel.node) is not None
+        }
         drawn_of = (
             [(node[:4], len(node.kernels)) for node in self._nodes],
             set(self._sent),
-            {key: (id(group), group.restarts) for key, group in groups.items()},
+            {key: (group if isinstance(group, str) else id(group), _name_of(group)) for key, group in groups.items()},
         )
         if drawn_of == self._drawn_of:
             return
@@ -249,12 +253,11 @@ class Graph:
         self._arrows = _labelled([_arrow(one, other, places) for one, other in edges], places)
         self._groups = []
         for group in dict.fromkeys(groups.values()):
-            own = sorted(places[key] for key, one in groups.items() if one is group and key in places)
+            own = sorted(places[key] for key, one in groups.items() if one == group and key in places)
             if own:
-                (x, y), n = _middle(own[0]), group.restarts
-                name = group.strategy.replace("_", " ") + (f", {n:,} restart{'s' * (n != 1)}" if n else "")
+                x, y = _middle(own[0])
                 corner = x - BOX[0] / 2 - 2, y - BOX[1] / 2 - 6
-                self._groups.append({"name": name, "hull": _hull(own), "at": corner})
+                self._groups.append({"name": _name_of(group), "hull": _hull(own), "at": corner})
         self._structure += 1
 
     def _table_html(self) -> str:
@@ -553,6 +556,14 @@ def _gap(wanted: float, column: int, places: Mapping[str, Place]) -> float:
     return min(
         (y for y in free if all(abs(y - middle) > room - 0.01 for middle in middles)), key=lambda y: abs(y - wanted)
     )
+
+
+def _name_of(group: SupervisionGroup | str) -> str:
+    """What stands beside the frame around a group, or around the kernels of one node."""
+    if isinstance(group, str):
+        return f"on {group}"
+    n = group.restarts
+    return group.strategy.replace("_", " ") + (f", {n:,} restart{'s' * (n != 1)}" if n else "")
 
 
 def _hull(places: Sequence[Place]) -> str:

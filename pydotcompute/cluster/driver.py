@@ -1,0 +1,648 @@
+"""The nodes of a cluster, and the links to the hosts there, on the side of the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import copy
+import inspect
+import logging
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
+
+from .. import __version__
+from ..exceptions import ClusterError, MessageDecodeError, NodeLostError, PyDotComputeError
+from ..messages import Record, is_message_type
+from ..messages.message import registry
+from ..runtime.checks import is_count
+from ..runtime.dead_letters import DeadLetter
+from ..runtime.kernel import RingKernel, RingKernelDefinition, log
+from ..runtime.progress import lasting
+from ..runtime.step import StepDefinition
+from . import wire
+from .ray import Engine, Handle, Place
+from .remote import RemoteKernel, check_shippable
+
+if TYPE_CHECKING:
+    from ..runtime.runtime import RingKernelRuntime
+
+FRAME_BYTES = 2**20
+"""How much goes into a frame, but for one message that is larger."""
+CREDIT = 0.005
+"""Seconds between looks at whether replies were taken, while a host waits for that."""
+
+Delivery = Literal["at_most_once", "at_least_once"]
+DELIVERIES: Final[tuple[str, ...]] = get_args(Delivery)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a ring kernel is to run, and what becomes of its messages when that is lost."""
+
+    node: str | None = None
+    num_gpus: int = 0
+    delivery: str = "at_most_once"
+
+
+@dataclass(slots=True)
+class Node:
+    """A node of the cluster: one host, in a process of its own."""
+
+    name: str
+    place: Place = field(repr=False)
+    state: str = "starting"
+    """``"starting"``, ``"alive"`` or ``"lost"``."""
+    pid: int | None = None
+    """Of its host, on its machine."""
+    gpus: int = 0
+    """GPUs that its host may use."""
+    reason: str = ""
+    """Why it is lost."""
+    _link: Link | None = field(default=None, repr=False)
+
+    @property
+    def address(self) -> str:
+        """Of the machine."""
+        return self.place.address
+
+    @property
+    def kernels(self) -> list[str]:
+        """The ids of the ring kernels that run there."""
+        return [kernel.id for kernel in self._link.kernels.values()] if self._link is not None else []
+
+
+class Nodes(Mapping[str, Node]):
+    """The nodes of a runtime, by name."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, Node] = {}
+
+    def __getitem__(self, name: str) -> Node:
+        try:
+            return self._nodes[name]
+        except (KeyError, TypeError):
+            known = ", ".join(map(repr, self._nodes)) or "none"
+            raise ClusterError(f"there is no node {name!r} (there are: {known})") from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._nodes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __repr__(self) -> str:
+        return "\n".join(repr(node) for node in self._nodes.values()) or "no nodes yet: `await runtime.join()`"
+
+
+class Cluster:
+    """The cluster of one runtime. All of it runs on the runtime's loop."""
+
+    def __init__(
+        self, runtime: RingKernelRuntime, address: str | None, nodes: int | None, timeout: float, silence: float
+    ) -> None:
+        self.runtime = runtime
+        self.nodes = Nodes()
+        self.silence = silence
+        self.refused: Counter[str] = Counter()
+        """Frames that a host has refused, and that were refused here, by the name of the node."""
+        self._engine = Engine(address)
+        self._wanted, self._timeout = nodes, timeout
+        self._joining: asyncio.Future[None] | None = None
+        self._gpu_nodes = count(1)
+
+    async def join(self) -> None:
+        """Start or find the cluster, and a host on each of its nodes."""
+        if self._joining is None or (self._joining.done() and self._joining.exception() is not None):
+            self._joining = asyncio.ensure_future(self._join())
+        await asyncio.shield(self._joining)
+
+    async def _join(self) -> None:
+        with lasting("starting the cluster:", "the cluster has started in", "the cluster could not be started, after"):
+            places = await self._engine.start(asyncio.get_running_loop(), self._timeout)
+            n = len(places) if self._wanted is None else self._wanted
+            named = [Node(f"node-{i + 1}", places[i % len(places)]) for i in range(n)]
+            self.nodes._nodes = {node.name: node for node in named}
+            await asyncio.gather(*(self._begin(node, 0) for node in self.nodes._nodes.values()))
+
+    async def _begin(self, node: Node, num_gpus: int) -> None:
+        """Start its host."""
+        handle = self._engine.host(node.name, node.place, num_gpus)
+        try:
+            async with asyncio.timeout(self._timeout):
+                hello = await handle.call("hello")
+        except TimeoutError:
+            self._engine.kill(handle)
+            raise ClusterError(
+                f"the host of {node.name} on {node.address} has not started within {self._timeout:g} s: see whether "
+                f"that machine has {'GPUs' if num_gpus else 'memory'} left that nobody uses, or pass a longer "
+                "start_timeout="
+            ) from None
+        except Exception as error:
+            raise ClusterError(f"the host of {node.name} on {node.address} does not start: {error}") from error
+        mine = {"pydotcompute": __version__, "python": sys.version.split()[0], "wire": wire.VERSION}
+        minor = [version.rpartition(".")[0] for version in (mine["python"], hello["python"])]  # type: ignore[union-attr]
+        if hello["pydotcompute"] != __version__ or hello["wire"] != wire.VERSION or minor[0] != minor[1]:
+            self._engine.kill(handle)
+            raise ClusterError(
+                f"{node.name} on {node.address} has pydotcompute {hello['pydotcompute']} and Python {hello['python']}, "
+                f"this process has {__version__} and {mine['python']}: install the same on both"
+            )
+        node.pid, node.gpus, node.state = hello["pid"], num_gpus, "alive"
+        node._link = Link(self, node, handle)
+
+    async def check(self, placement: Placement) -> None:
+        """Raise `ClusterError` for a node that is not there, or for more GPUs than any has."""
+        if placement.num_gpus:
+            await self._place_with_gpus(placement.num_gpus)
+        if placement.node is not None and (node := self.nodes[placement.node]).state != "alive":
+            alive = ", ".join(repr(other.name) for other in self.nodes.values() if other.state == "alive") or "none"
+            raise ClusterError(f"{node.reason}: launch it on another node (there are: {alive}), or with spread=True")
+
+    async def place(self, kernel: RemoteKernel) -> Link:
+        """The link to the node that this kernel is to run on."""
+        wanted = kernel.placement
+        if wanted.num_gpus:
+            node = await self._node_with_gpus(wanted.num_gpus)
+        elif wanted.node is not None and self.nodes[wanted.node].state == "alive":
+            node = self.nodes[wanted.node]
+        else:
+            alive = [node for node in self.nodes.values() if node.state == "alive" and not node.gpus]
+            if not alive:
+                alive = [await self._another()]
+            node = min(alive, key=lambda node: len(node.kernels))
+        link = node._link
+        assert link is not None
+        link.expected(kernel)
+        return link
+
+    async def _another(self) -> Node:
+        """A host in place of those that are lost, where a machine is left."""
+        places = await self._engine.places(asyncio.get_running_loop())
+        if not places:
+            raise ClusterError("no node of the cluster is left: start another one, and then the ring kernel")
+        name = f"node-{1 + sum(not node.gpus for node in self.nodes.values())}"
+        node = self.nodes._nodes[name] = Node(name, places[0])
+        await self._begin(node, 0)
+        return node
+
+    async def _place_with_gpus(self, num_gpus: int) -> Place:
+        places = await self._engine.places(asyncio.get_running_loop())
+        free = [place for place in places if place.gpus >= num_gpus]
+        if not free:
+            total = sum(place.gpus > 0 for place in places)
+            raise ClusterError(
+                f"no node offers {num_gpus} GPU{'s' * (num_gpus != 1)}: {total} of {len(places)} nodes have any"
+            )
+        return free[0]
+
+    async def _node_with_gpus(self, num_gpus: int) -> Node:
+        place = await self._place_with_gpus(num_gpus)
+        name = f"gpu-{next(self._gpu_nodes)}"
+        node = self.nodes._nodes[name] = Node(name, place)
+        await self._begin(node, num_gpus)
+        return node
+
+    def lost(self, node: Node, reason: str) -> None:
+        node.state, node.reason = "lost", reason
+        log.warning("%s", reason)
+
+    async def close(self) -> None:
+        if self._joining is not None and not self._joining.done():
+            self._joining.cancel()
+        await asyncio.gather(*(node._link.close() for node in self.nodes.values() if node._link is not None))
+        await self._engine.stop()
+
+
+class Sent(NamedTuple):
+    """What a body on a node has sent to a kernel elsewhere, or asked of it."""
+
+    blob: bytes
+    instance: int | None
+    timeout: float | None = None
+    token: int | None = None
+    """Of an ask."""
+
+
+class Link:
+    """The way to the host of one node, and back."""
+
+    def __init__(self, cluster: Cluster, node: Node, handle: Handle) -> None:
+        self._cluster, self.node, self._handle = cluster, node, handle
+        self.lost: str | None = None
+        """Why the host is gone."""
+        self.kernels: dict[int, RemoteKernel] = {}
+        self._expected: set[RemoteKernel] = set()
+        self._numbers, self._tokens = count(1), count(1)
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._items: deque[list[Any]] = deque()
+        self._beside: list[bytes] = []
+        self._bytes = 0
+        self._sent = self._received = 0  # frames
+        self._early: dict[int, list[list[Any]]] = {}  # those that came before their predecessors
+        self._flying = 0
+        self._something = asyncio.Event()
+        self._known: set[type] = set()  # classes of messages that the host has
+        self._waiting: dict[str, deque[Sent]] = {}  # what bodies there have sent elsewhere, by target
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
+        loop = asyncio.get_running_loop()
+        self._sender = loop.create_task(self._send())
+        self._collector = loop.create_task(self._collect())
+        self._crediting: asyncio.TimerHandle | None = None
+        self._credits: dict[int, int] = {}
+
+    # -- out -----------------------------------------------------------------------------------------------------------
+
+    def say(self, *item: Any) -> None:
+        """Have an item in the next frame."""
+        if self.lost is None:
+            self._items.append(list(item))
+            self._something.set()
+
+    def teach(self, *kinds: type) -> None:
+        """See to it that the host knows these classes of messages, and all that were written in the notebook by now."""
+        if kinds and self._known.issuperset(kinds):
+            return
+        engine = self._cluster._engine
+        packed: list[bytes] = []
+        for cls in {*kinds, *filter(engine.is_by_value, registry.values())} - self._known:
+            self._known.add(cls)
+            if is_message_type(cls) or issubclass(cls, Record):
+                try:
+                    _evaluate(cls)
+                    packed.append(engine.packed(cls))
+                except Exception as error:  # noqa: BLE001 - whatever hangs on a class of the user's
+                    log.debug("%r cannot go to %s: %s", cls, self.node.name, error)
+        if packed:
+            self.say("teach", packed)
+
+    async def call(self, number: int, verb: str, arguments: bytes) -> Any:
+        """Have the host do something, and wait until it is done.
+
+        Raises:
+            NodeLostError: the host is gone.
+            What it has raised.
+        """
+        if self.lost is not None:
+            raise NodeLostError(self.lost)
+        token = next(self._tokens)
+        future = self._calls[token] = asyncio.get_running_loop().create_future()
+        self.say("call", token, number, verb, arguments)
+        try:
+            return await future
+        finally:
+            self._calls.pop(token, None)
+
+    def start_call(self, number: int, verb: str, arguments: bytes) -> None:
+        """`call`, and let nobody wait for it."""
+
+        async def call() -> None:
+            try:
+                await self.call(number, verb, arguments)
+            except PyDotComputeError as error:
+                log.debug("%s of a ring kernel on %s: %s", verb, self.node.name, error)
+
+        self._spawn(call())
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def expected(self, kernel: RemoteKernel) -> None:
+        self._expected.add(kernel)
+
+    async def launch(self, kernel: RemoteKernel, paused: bool) -> int:
+        """Start a kernel there; its number."""
+        number = next(self._numbers)
+        self.kernels[number] = kernel
+        self.teach(*_classes(kernel.definition))
+        code = self._cluster._engine.packed((kernel.id, _shipped(kernel.definition), paused))
+        await self.call(number, "launch", code)
+        return number
+
+    def replace(self, kernel: RemoteKernel) -> None:
+        """Another definition of a kernel."""
+        number = next(number for number, other in self.kernels.items() if other is kernel)
+        self.teach(*_classes(kernel.definition))
+        self.start_call(number, "replace", self._cluster._engine.packed(_shipped(kernel.definition)))
+
+    def forget(self, kernel: RemoteKernel) -> None:
+        self._expected.discard(kernel)
+        for number in [number for number, other in self.kernels.items() if other is kernel]:
+            del self.kernels[number]
+
+    async def _send(self) -> None:
+        """Fill frames with what there is, and have a few of them on the way."""
+        while True:
+            if not self._items:
+                self._something.clear()
+                await self._something.wait()
+                await asyncio.sleep(0)  # let who else is awake add to it
+            while self._flying >= wire.FRAMES:
+                self._something.clear()
+                await self._something.wait()
+            items: list[list[Any]] = []
+            beside: list[bytes] = []
+            size = 0
+            while self._items and size < FRAME_BYTES:
+                item = self._items.popleft()
+                if item[0] == "messages":
+                    blobs = item[3]
+                    for place, blob in enumerate(blobs):
+                        if len(blob) >= wire.LARGE:
+                            blobs[place] = len(beside)
+                            beside.append(blob)
+                        else:
+                            size += len(blob)
+                elif item[0] == "records":
+                    size += len(item[4])
+                items.append(item)
+            if not items:
+                continue
+            self._sent += 1
+            self._flying += 1
+            self._spawn(self._deliver(wire.packed(self._sent, items), beside))
+            await asyncio.sleep(0)
+
+    async def _deliver(self, data: bytes, beside: list[bytes]) -> None:
+        try:
+            refused, answer = await self._handle.call("deliver", data, *beside)
+        except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
+            self._lose(error)
+            return
+        finally:
+            self._flying -= 1
+            self._something.set()
+        if refused is not None:
+            self._cluster.refused[self.node.name] += 1
+            self._lose(ClusterError(f"it refuses a frame: {refused}"))
+        elif answer:
+            self._come(answer)
+
+    # -- in ------------------------------------------------------------------------------------------------------------
+
+    async def _collect(self) -> None:
+        while self.lost is None:
+            try:
+                async with asyncio.timeout(self._cluster.silence):
+                    data = await self._handle.call("collect")
+            except TimeoutError:
+                self._lose(TimeoutError(f"it has not answered for {self._cluster.silence:g} s"))
+                return
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
+                self._lose(error)
+                return
+            if data:
+                self._come(data)
+
+    def _come(self, data: bytes) -> None:
+        """A frame has come, perhaps before its predecessor."""
+        if self.lost is not None:
+            return
+        try:
+            number, items = wire.unpacked(data, wire.FROM_HOST)
+            wire.expect(number, self._received + 1, self._received + 1 + wire.FRAMES)
+            self._early[number] = items
+            while self._received + 1 in self._early:
+                self._received += 1
+                for kind, *fields in self._early.pop(self._received):
+                    self._take(kind, fields)
+        except MessageDecodeError as error:
+            self._cluster.refused[self.node.name] += 1
+            self._lose(error)
+
+    def _take(self, kind: str, fields: list[Any]) -> None:
+        if kind == "result":
+            token, well, value = fields
+            future = self._calls.get(token)
+            if future is not None and not future.done():
+                if well:
+                    future.set_result(value)
+                else:
+                    future.set_exception(wire.restored(value, self.node.name))
+        elif kind == "tell":
+            self._take_sent(fields[0], Sent(*fields[1:]))
+        elif kind == "find":
+            self._spawn(self._find(*fields))
+        elif kind == "ask":
+            token, target, *rest = fields
+            self._take_sent(target, Sent(*rest, token=token))  # type: ignore[misc]
+        else:
+            kernel = self.kernels.get(fields[0])
+            if kind == "log":
+                self._log(kernel, fields[1], fields[2])
+            elif kernel is not None:
+                self._take_of(kernel, kind, fields)
+
+    def _take_of(self, kernel: RemoteKernel, kind: str, fields: list[Any]) -> None:
+        if kind == "done":
+            kernel.done(fields[1])
+        elif kind == "answers":
+            for number, well, value in fields[1]:
+                kernel.answer(number, well, value, self.node.name)
+        elif kind == "replies":
+            kernel.reply([wire.decoded(blob) for blob in fields[1]])
+            self._credit_soon()
+        elif kind == "records":
+            kernel.reply_records(fields[1], fields[2])
+            self._credit_soon()
+        elif kind == "counters":
+            kernel.count(*fields[1:])
+        elif kind == "ended":
+            kernel.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
+        elif kind == "print":
+            context = kernel.definition.context or contextvars.copy_context()
+            context.copy().run(lambda: sys.stdout.write(fields[1]))
+        elif kind == "letter":
+            self._take_letter(kernel, *fields[1:])
+
+    def _log(self, kernel: RemoteKernel | None, level: int, text: str) -> None:
+        def write() -> None:
+            log.log(
+                level if level in (logging.WARNING, logging.ERROR) else logging.WARNING, "%s: %s", self.node.name, text
+            )
+
+        context = kernel.definition.context if kernel is not None else None
+        (context or contextvars.copy_context()).copy().run(write)
+
+    def _take_letter(
+        self, kernel: RemoteKernel, blob: Any, reason: str, kind: Any, error: Any, is_reply: bool, instance: Any
+    ) -> None:
+        try:
+            message = wire.decoded(blob) if isinstance(blob, bytes) else blob
+        except PyDotComputeError as problem:
+            message = f"<{problem}>"
+        exception = None if error is None else wire.restored(error, self.node.name)
+        kernel._dead_letters += 1
+        kernel._marker = None
+        self._cluster.runtime.dead_letters.add(
+            DeadLetter(kernel.id, message, reason, exception, kind=kind, is_reply=is_reply, instance=instance)
+        )
+
+    # -- replies that were taken ---------------------------------------------------------------------------------------
+
+    def _credit_soon(self) -> None:
+        if self._crediting is None:
+            self._crediting = asyncio.get_running_loop().call_later(CREDIT, self._credit)
+
+    def _credit(self) -> None:
+        """Tell the host how many replies were taken."""
+        self._crediting = None
+        unread = False
+        for number, kernel in self.kernels.items():
+            if (credit := kernel.credit) != self._credits.get(number, 0):
+                self._credits[number] = credit
+                self.say("credit", number, credit)
+            unread |= len(kernel._out) > 0
+        if unread and self.lost is None:
+            self._credit_soon()
+
+    # -- what bodies there send elsewhere ------------------------------------------------------------------------------
+
+    def _take_sent(self, target: str, sent: Sent) -> None:
+        queue = self._waiting.get(target)
+        if queue is None:
+            queue = self._waiting[target] = deque()
+            self._spawn(self._carry(target, queue))
+        queue.append(sent)
+
+    async def _carry(self, target: str, queue: deque[Sent]) -> None:
+        """Send what came for one target, in order, until there is no more."""
+        runtime = self._cluster.runtime
+        while queue:
+            done = 0
+            failed: BaseException | None = None
+            while queue and done < 256 and failed is None:
+                sent = queue.popleft()
+                if sent.token is not None:
+                    self._spawn(self._ask(target, sent))
+                    await asyncio.sleep(0)  # it comes into the mailbox before what is behind it
+                    continue
+                message: Any = None
+                try:
+                    message = wire.decoded(sent.blob)
+                    await runtime.send(target, message, sent.instance)
+                except PyDotComputeError as error:
+                    failed = error
+                    runtime.dead_letters.add(
+                        DeadLetter(target, message, str(error), kind="undeliverable", instance=sent.instance)
+                    )
+                done += 1
+            if done:
+                self.say("sent", target, done, None if failed is None else wire.described(failed))
+        del self._waiting[target]
+
+    async def _find(self, token: int, target: str) -> None:
+        runtime = self._cluster.runtime
+        found = runtime._target(target)
+        if found is None:
+            self.say("answer", token, False, wire.described(runtime._unknown(target)))
+        elif isinstance(found, RingKernel) and found._box.closed:
+            self.say("answer", token, False, wire.described(found._unusable()))
+        else:
+            self.say("answer", token, True, None)
+
+    async def _ask(self, target: str, sent: Sent) -> None:
+        try:
+            reply = await self._cluster.runtime.ask(target, wire.decoded(sent.blob), sent.timeout, sent.instance)
+            self.teach(type(reply))
+            self.say("answer", sent.token, True, None if reply is None else wire.encoded(reply))
+        except PyDotComputeError as error:
+            self.say("answer", sent.token, False, wire.described(error))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _lose(self, error: BaseException) -> None:
+        """The host is gone."""
+        if self.lost is not None or self._closing:
+            return
+        self.lost = f"{self.node.name} on {self.node.address} is lost ({_short(error)})"
+        self._cluster.lost(self.node, self.lost)
+        self._cluster._engine.kill(self._handle)  # if it lives after all, it must not go on
+        self._end()
+
+    def _end(self) -> None:
+        for task in (self._sender, self._collector):
+            if task is not asyncio.current_task():
+                task.cancel()
+        if self._crediting is not None:
+            self._crediting.cancel()
+        for future in self._calls.values():
+            if not future.done():
+                future.set_exception(NodeLostError(self.lost or f"{self.node.name} is closed"))
+        for kernel in {*self.kernels.values(), *self._expected}:
+            kernel.go_on()
+
+    async def close(self) -> None:
+        if self.lost is not None:
+            return
+        self._closing = True
+        try:
+            async with asyncio.timeout(2.0):
+                await self._handle.call("leave")
+        except Exception as error:  # noqa: BLE001 - it is killed below
+            log.debug("%s does not leave: %s", self.node.name, error)
+        self.lost = f"{self.node.name} is closed"
+        self._end()
+        self._cluster._engine.kill(self._handle)
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return text or type(error).__name__
+
+
+def _classes(definition: RingKernelDefinition) -> Iterator[type]:
+    """Classes of fixed layout that a definition names."""
+    if isinstance(definition, StepDefinition):
+        yield from (cls for cls in (definition.message_type, definition.reply_type, definition.state_type) if cls)
+
+
+def _evaluate(cls: Any) -> None:
+    """Write what its annotations mean in place of their texts: what they name is known here, and perhaps not there."""
+    written = inspect.get_annotations(cls)
+    if any(isinstance(annotation, str) for annotation in written.values()):
+        hints = get_type_hints(cls, include_extras=True)
+        cls.__annotations__ = {name: hints[name] for name in written}
+
+
+def _shipped(definition: RingKernelDefinition) -> RingKernelDefinition:
+    """The definition as it goes to another node: without what belongs to this process."""
+    shipped = copy.copy(definition)
+    shipped.context = shipped.cell = None
+    shipped.backpressure = "block"  # the mailbox here has decided already
+    if isinstance(shipped, StepDefinition):
+        shipped._backend, shipped._program = None, None  # type: ignore[assignment]
+    return shipped
+
+
+def checked_placement(
+    definition: RingKernelDefinition, node: str | None, num_gpus: int, spread: bool, delivery: str
+) -> Placement:
+    """Where a kernel is to run.
+
+    Raises:
+        ValueError: what contradicts itself, or is none of what there is.
+        DefinitionError: the kernel cannot run on another node.
+    """
+    if delivery not in DELIVERIES:
+        raise ValueError(f"delivery must be one of {', '.join(map(repr, DELIVERIES))}; not {delivery!r}")
+    if not is_count(num_gpus, least=0):
+        raise ValueError(f"num_gpus must be an integer of at least 0, not {num_gpus!r}")
+    if node is not None and (num_gpus or spread):
+        raise ValueError("node= names a node: leave num_gpus= and spread= out, which choose one")
+    check_shippable(definition)
+    return Placement(node, num_gpus, delivery)
+
+
+__all__ = ["Cluster", "Node", "Nodes", "Placement", "checked_placement"]

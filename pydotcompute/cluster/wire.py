@@ -1,0 +1,181 @@
+"""Frames: what passes between the runtime of a notebook and its hosts on other nodes.
+
+A frame is msgpack: ``[VERSION, number, items]``, and an item is ``[kind, …]`` with the fields that `TO_HOST` and
+`FROM_HOST` say. Messages in it are what `encode` makes of them, and `decode` is closed: no frame makes anything run.
+The one exception are the items `teach`, `launch` and `replace`, which bring code, and go from the runtime to a host
+alone. Frames are numbered from 1 on, in each direction.
+"""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from typing import Any, Final
+
+from msgpack import packb, unpackb
+
+from ..exceptions import MessageDecodeError, MessageEncodeError
+from ..messages import decode, encode, is_message_type
+from ..runtime.recording import Plain
+
+VERSION: Final = 1
+FRAME = 4096
+"""Messages of one ring kernel in a frame at most."""
+FRAMES = 4
+"""Frames that may be on the way to a host."""
+LARGE = 2**18
+"""Bytes from which on a message goes beside its frame, where the engine need not copy it."""
+
+Blob = (bytes, int)
+"""An encoded message, or the number of one that goes beside the frame."""
+
+TO_HOST: Final[dict[str, tuple[Any, ...]]] = {
+    "messages": (int, int, [Blob], [int], (list, type(None))),
+    # kernel, number of the first, messages, which of them are asked, the instance of each or None
+    "records": (int, int, int, bytes, int),  # kernel, number of the first, how many, records, instance or -1
+    "forget": (int, int),  # kernel, number of a message: its asker has gone
+    "credit": (int, int),  # kernel, how many of its replies were taken
+    "call": (int, int, str, bytes),  # token, kernel or 0, verb, arguments
+    "teach": ([bytes],),  # classes of messages: code
+    "answer": (int, bool, object),  # token of an ask of a body, whether there is one, the reply or an error
+    "sent": (str, int, object),  # target, how many messages of the bodies here it was sent, None or an error
+}
+FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
+    "done": (int, int),  # kernel, how many messages it is done with
+    "answers": (int, [list]),  # kernel, [number, whether there is one, the reply or an error] for each
+    "replies": (int, [bytes]),
+    "records": (int, int, bytes),  # kernel, how many, replies
+    "counters": (int, bytes, dict, str),  # kernel, its row, messages it has sent to whom, what it waits for
+    "ended": (int, object, str),  # kernel, None or an error, why it was not started again
+    "letter": (int, object, str, str, object, bool, object),
+    # kernel, message, reason, kind, error or None, whether it is a reply, instance or None
+    "result": (int, bool, object),  # token, whether it went well, result or error
+    "print": (int, str),  # kernel, text
+    "log": (int, int, str),  # kernel or 0, level, text
+    "tell": (str, bytes, object),  # target, message, instance or None
+    "ask": (int, str, bytes, object, object),  # token, target, message, instance or None, timeout or None
+    "find": (int, str),  # token, target: is there such a kernel?
+}
+
+
+def encoded(message: Any) -> bytes:
+    """A message of a class of ``@message``, or a plain value such as a number, a text or an array, as bytes.
+
+    Raises:
+        MessageEncodeError: it has no encoding.
+    """
+    if is_message_type(type(message)):
+        return encode(message)
+    try:
+        return encode(Plain(message))
+    except MessageEncodeError as error:
+        raise MessageEncodeError(
+            f"a {type(message).__qualname__} cannot go to another process: {error}. Put @message on its class, or send "
+            "numbers, texts, arrays, lists and dicts"
+        ) from None
+
+
+def decoded(data: bytes | memoryview) -> Any:
+    """What `encoded` made these bytes of.
+
+    Raises:
+        MessageDecodeError: no message of a class that is known here.
+    """
+    message = decode(data)
+    return message.value if type(message) is Plain else message
+
+
+def packed(number: int, items: list[list[Any]]) -> bytes:
+    """A frame."""
+    data: bytes = packb([VERSION, number, items], use_bin_type=True)
+    return data
+
+
+def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> tuple[int, list[list[Any]]]:
+    """The number of a frame, and its items, all of them of these kinds; `beside` messages go beside it.
+
+    Raises:
+        MessageDecodeError: anything else.
+    """
+    try:
+        frame = unpackb(data, raw=False, strict_map_key=False)
+    except Exception as error:
+        raise MessageDecodeError(f"not a frame: {type(error).__name__} {error}") from error
+    if not isinstance(frame, list) or len(frame) != 3 or not isinstance(frame[2], list):
+        raise MessageDecodeError("not a frame: version, number and items are expected")
+    if frame[0] != VERSION:
+        raise MessageDecodeError(
+            f"a frame of version {frame[0]!r:.50}, not {VERSION}: install the same pydotcompute everywhere"
+        )
+    if type(frame[1]) is not int:
+        raise MessageDecodeError(f"a frame with the number {frame[1]!r:.50}")
+    for item in frame[2]:
+        fields = kinds.get(item[0]) if isinstance(item, list) and item and isinstance(item[0], str) else None
+        if fields is None or len(item) != len(fields) + 1 or not all(map(_fits, item[1:], fields)):
+            raise MessageDecodeError(f"no item of a frame: {_shown(item)}")
+        if item[0] == "messages":
+            blobs, asked, instances = item[3:6]
+            if any(isinstance(blob, int) and not 0 <= blob < beside for blob in blobs):
+                raise MessageDecodeError("a message beside the frame is missing")
+            if instances is not None and len(instances) != len(blobs):
+                raise MessageDecodeError(f"{len(blobs)} messages for {len(instances)} instances")
+            if any(not 0 <= place < len(blobs) for place in asked):
+                raise MessageDecodeError("an ask of a message that is not there")
+    return frame[1], frame[2]
+
+
+def expect(number: int, first: int, last: int) -> None:
+    """Raise `MessageDecodeError` for the number of a frame that is not between these."""
+    if not first <= number <= last:
+        raise MessageDecodeError(f"frame {number} came where frame {first} was expected")
+
+
+def _fits(value: Any, field: Any) -> bool:
+    if isinstance(field, list):
+        return isinstance(value, list) and all(isinstance(one, field[0]) for one in value)
+    return isinstance(value, field) and not (isinstance(value, bool) and field is not bool and field is not object)
+
+
+def _shown(item: Any) -> str:
+    text = repr(item)
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+# -- errors ------------------------------------------------------------------------------------------------------------
+
+
+def described(error: BaseException) -> list[Any]:
+    """An error as texts: its class, what it says, where it was raised, and the same of its cause or None."""
+    cls = type(error)
+    name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    cause = error.__cause__
+    if cause is not None:  # whose traceback says it
+        return [name, str(error), "", described(cause)]
+    return [name, str(error), "".join(traceback.format_exception(error)), None]
+
+
+def restored(texts: Any, where: str) -> BaseException:
+    """An error that was raised on another node, with its traceback there as a note.
+
+    It is of its own class where that is one of Python's or of this package's, and takes one text; else a
+    `RemoteError` that names it.
+    """
+    from .. import exceptions
+
+    if not isinstance(texts, list) or len(texts) != 4 or not all(isinstance(text, str) for text in texts[:3]):
+        raise MessageDecodeError(f"no error: {_shown(texts)}")
+    name, text, trace, cause = texts
+    home: Any = exceptions if name.startswith("pydotcompute.exceptions.") else builtins
+    cls = getattr(home, name.rpartition(".")[2], None) if home is exceptions or "." not in name else None
+    error: BaseException
+    try:
+        if not (isinstance(cls, type) and issubclass(cls, Exception)):
+            raise TypeError
+        error = cls(text)
+    except Exception:  # noqa: BLE001 - whatever a class wants else
+        error = exceptions.RemoteError(f"{name}: {text}")
+    if trace:
+        error.add_note(f"Raised on {where}:\n{trace.rstrip()}")
+    if cause is not None:
+        error.__cause__ = restored(cause, where)
+    return error

@@ -1,0 +1,77 @@
+"""The environment that Binder makes: pinned, within the package's bounds, with all that the notebooks import."""
+
+import ast
+import json
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BINDER = ROOT / "binder"
+ENVIRONMENT = (BINDER / "environment.yml").read_text(encoding="utf-8")
+PINNED = dict(re.findall(r"^ {6}- ([\w-]+)==([\d.]+)$", ENVIRONMENT, re.MULTILINE))
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+BROUGHT = {"IPython": "ipykernel", "pydotcompute": "postBuild"}
+"""What other entries bring."""
+GUARDED = {"cupy"}
+"""Imported only where there is a GPU, which Binder has not."""
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
+def test_every_package_is_pinned():
+    entries = re.findall(r"^ {6}- (.*)$", ENVIRONMENT, re.MULTILINE)
+    assert entries == [f"{name}=={version}" for name, version in PINNED.items()]
+    assert entries == sorted(entries)
+    assert "  - python=3.12\n" in ENVIRONMENT
+    assert PINNED["ipykernel"].startswith("7.4.")
+    assert PINNED["jupyterlab"].startswith("4.6.")
+
+
+def test_what_the_package_and_the_notebooks_need_is_there_and_new_enough():
+    for need in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["lab"]:
+        name, least = re.fullmatch(r"([\w-]+)(?:>=([\d.]+))?", need).groups()
+        assert name in PINNED, need
+        assert numbers(PINNED[name]) >= numbers(least or "0"), need
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level modules that a notebook's cells import, the lines of magics apart."""
+    found = set()
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        source = re.sub(r"^(\s*|.*= )[%!].*$", r"\1None", "".join(cell["source"]), flags=re.MULTILINE)
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module)
+    return {name.partition(".")[0] for name in found}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_import_of_a_notebook_is_provided(path: Path):
+    provided = PINNED.keys() | BROUGHT.keys() | sys.stdlib_module_names | GUARDED
+    assert imported(path) <= provided
+
+
+def test_it_opens_on_a_notebook_that_exists():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (address,) = re.findall(r"https://mybinder\.org/v2/[^\s)`]+", readme)
+    (place,) = parse_qs(urlsplit(address).query)["urlpath"]
+    opened = json.loads(re.search(r"^echo '(.*)'", (BINDER / "postBuild").read_text(), re.MULTILINE)[1])
+    assert opened["LabApp"]["default_url"] == f"/{place}"
+    assert (ROOT / place.removeprefix("lab/tree/")) in NOTEBOOKS
+
+
+def test_the_script_can_be_run():
+    assert os.access(BINDER / "postBuild", os.X_OK)
