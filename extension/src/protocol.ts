@@ -28,6 +28,8 @@ export type Sort = (typeof SORTS)[number];
 /** Longest filter, in characters, and most rows that may be asked for. */
 export const LONGEST_FILTER = 200;
 export const MOST_ROWS = 500;
+/** Closed views that a hello may name. */
+export const MOST_GONE = 100;
 
 export interface IKernelRef {
   runtime: number;
@@ -53,7 +55,7 @@ export interface ILook {
 }
 
 export type ToKernel =
-  | { kind: 'hello'; panel: string }
+  | { kind: 'hello'; panel: string; gone: readonly string[] }
   | ({ kind: 'look' } & ILook)
   | { kind: 'received'; number: number }
   | { kind: 'command'; request: string; verb: Verb; runtime: number; kernel: string }

@@ -34,6 +34,7 @@ export type Context = Pick<ISessionContext, 'session' | 'kernelChanged' | 'isDis
 
 /** Both comms of one view in the kernel. */
 interface ILine {
+  key: string;
   control: Kernel.IComm;
   frames: Kernel.IComm;
 }
@@ -209,7 +210,8 @@ export class Session implements ISession {
   private async _dial(kernel: Kernel.IKernelConnection, attempt: AbortController): Promise<void> {
     let line: ILine;
     try {
-      line = { control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
+      const key = UUID.uuid4();
+      line = { key, control: kernel.createComm(wire.CONTROL), frames: kernel.createComm(wire.FRAMES) };
     } catch (error) {
       return this._set('refused', `this notebook has no way to its kernel: ${(error as Error).message}`);
     }
@@ -228,14 +230,20 @@ export class Session implements ISession {
     }
     tidy(kernel, [line.control, line.frames]);
     this._line = line;
-    const hello: wire.ToKernel = { kind: 'hello', panel: UUID.uuid4() };
+    const closed = (gone.get(kernel.id) ?? []).slice(-wire.MOST_GONE);
+    const hello: wire.ToKernel = { kind: 'hello', panel: line.key, gone: closed };
     for (const comm of [line.control, line.frames]) {
       comm.onMsg = message => this._heard(line, comm, message.content.data);
       comm.onClose = () => this._closed(line);
     }
     line.frames.open(wire.written(hello));
     line.control.open(wire.written(hello));
-    this._acknowledged.push(refused => refused !== null && this._set('refused', refused));
+    this._acknowledged.push(refused => {
+      forget(kernel, closed);
+      if (refused !== null) {
+        this._set('refused', refused);
+      }
+    });
     this._looked = NOTHING;
     this._look();
   }
@@ -282,6 +290,9 @@ export class Session implements ISession {
     this._requests.clear();
     for (const request of requests) {
       request.reject(new Error(why));
+    }
+    if (line && this._kernel) {
+      gone.set(this._kernel.id, [...(gone.get(this._kernel.id) ?? []), line.key]);
     }
     for (const comm of line ? [line.control, line.frames] : []) {
       comm.onClose = () => undefined;
@@ -397,6 +408,21 @@ export class Session implements ISession {
 
 /** Subshells of comms that were closed, by kernel: threads of it, with sockets. */
 const idle = new Map<string, string[]>();
+
+/**
+ * Views that were closed, by kernel, until it has heard so: a server drops what came just before the connection ended, and
+ * the kernel would keep the view for ten minutes.
+ */
+const gone = new Map<string, string[]>();
+
+function forget(kernel: Kernel.IKernelConnection, told: string[]): void {
+  const rest = (gone.get(kernel.id) ?? []).filter(key => !told.includes(key));
+  if (rest.length > 0) {
+    gone.set(kernel.id, rest);
+  } else {
+    gone.delete(kernel.id);
+  }
+}
 
 /**
  * Close a comm.

@@ -104,6 +104,9 @@ class Panel:
         if not isinstance(hello, wire.Hello):
             raise RefusedError("a view must say hello first")
         with self._changed:
+            for key in hello.gone:
+                if (view := self._views.get(key)) is not None and key != hello.panel:
+                    self._give_up(view)
             return self._views.setdefault(hello.panel, View(hello.panel))
 
     def _leave(self, view: View) -> None:

@@ -20,7 +20,7 @@ VIEWS = ("dashboard", "trace", "topology")
 VERBS = ("activate", "pause", "resume", "step", "stop", "restart")
 
 MAX_HZ = 10.0
-ROWS, FILTER, KEY, ID, LINE, TEXT, LONGEST = 500, 200, 200, 1_000, 1_000, 4_000, 20_000
+ROWS, GONE, FILTER, KEY, ID, LINE, TEXT, LONGEST = 500, 100, 200, 200, 1_000, 1_000, 4_000, 20_000
 """How many rows a frame has at most; and characters of a filter, a key, the id of a kernel, a line, a text, and of a
 definition or traceback."""
 MOST, RESULTS = 1_000, 20
@@ -31,9 +31,10 @@ HIGHEST = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What opens both comms of a view: the key that the browser made up for it."""
+    """What opens both comms of a view: the key that the browser made up for it, and those of views that it has closed."""
 
     panel: str
+    gone: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,17 @@ def _text(longest: int, shortest: int = 1) -> _Reader:
     return read
 
 
+def _texts(longest: int, most: int) -> _Reader:
+    item = _text(longest)
+
+    def read(name: str, value: Any) -> tuple[str, ...]:
+        if not isinstance(value, list) or len(value) > most:
+            raise RefusedError(f"{name} must be a list of at most {most} texts, not {shown(value)}")
+        return tuple(item(f"{name}[{i}]", one) for i, one in enumerate(value))
+
+    return read
+
+
 def _integer(low: int, high: int = HIGHEST) -> _Reader:
     def read(name: str, value: Any) -> int:
         if type(value) is not int or not low <= value <= high:
@@ -221,7 +233,7 @@ _ROWS: dict[str, _Reader] = {
     "count": _integer(0, ROWS),
 }
 _MESSAGES: dict[str, tuple[Callable[..., Any], dict[str, _Reader]]] = {
-    "hello": (Hello, {"panel": _text(KEY)}),
+    "hello": (Hello, {"panel": _text(KEY), "gone": _texts(KEY, GONE)}),
     "look": (
         Look,
         {

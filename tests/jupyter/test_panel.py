@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count
 from typing import Any
 
@@ -37,13 +37,13 @@ class Browser:
 
     _ids = count()
 
-    def __init__(self, page: Page, order: str = "control first") -> None:
+    def __init__(self, page: Page, order: str = "control first", gone: Sequence[str] = ()) -> None:
         self._page = page
         self.key = f"panel-{next(self._ids)}"
         self.control, self.frames_at = f"{self.key}-control", f"{self.key}-frames"
         opened = [(self.control, jupyter.PANEL), (self.frames_at, jupyter.FRAMES)]
         for comm_id, target in opened if order == "control first" else reversed(opened):
-            self.open(comm_id, target, {"version": 1, "kind": "hello", "panel": self.key})
+            self.open(comm_id, target, {"version": 1, "kind": "hello", "panel": self.key, "gone": [*gone]})
 
     def open(self, comm_id: str, target: str, data: Any) -> None:
         self._page.manager.comm_open(None, "", {"content": {"comm_id": comm_id, "target_name": target, "data": data}})
@@ -347,6 +347,18 @@ def test_who_does_not_say_hello_is_told_so_on_either_comm(page, browser, hello, 
     assert refused["refused"] == trouble["text"]
     assert list(alone._views) == [browser.key]
     assert not caplog.records
+
+
+def test_a_view_whose_closing_was_lost_goes_when_the_next_one_says_so(page, browser, start, alone):
+    start("a")
+    browser.look(list=LIST)
+    other = Browser(page)
+    third = Browser(page, gone=[browser.key, "unknown"])
+    assert set(alone._views) == {other.key, third.key}
+    assert not {browser.control, browser.frames_at} & page.manager.comms.keys()
+    assert {other.control, other.frames_at} < page.manager.comms.keys()
+    third.look(list=LIST)
+    assert ids(third.frame()) == ["a"]
 
 
 def test_a_look_that_fails_is_told_and_logged_once_and_the_next_one_goes_on(browser, start, alone, monkeypatch, caplog):

@@ -53,7 +53,7 @@ class Panel:
         self.key = f"panel-{next(self._ids)}"
         self._requests: dict[str, list[Cell]] = {}
         for target in (jupyter.PANEL, jupyter.FRAMES):
-            data = {"version": 1, "kind": "hello", "panel": self.key}
+            data = {"version": 1, "kind": "hello", "panel": self.key, "gone": []}
             self._shell(target, "comm_open", {"target_name": target, "data": data})
         self.shown.append(self)
 

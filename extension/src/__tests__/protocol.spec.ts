@@ -63,7 +63,7 @@ describe('what comes from the kernel', () => {
 describe('what goes to the kernel', () => {
   it('fits the schema', () => {
     for (const message of [
-      { kind: 'hello', panel: 'key' },
+      { kind: 'hello', panel: 'key', gone: ['other'] },
       { kind: 'received', number: 3 },
       { kind: 'command', request: 'r', verb: 'pause', runtime: 1, kernel: 'stats' },
       { kind: 'open', request: 'r', view: 'dashboard', runtime: 1, kernel: null },
