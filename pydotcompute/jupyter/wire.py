@@ -31,7 +31,7 @@ HIGHEST = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What opens both comms of a view: the key that the browser made up for it, and those of views that it has closed."""
+    """What opens both comms of a view: the key that the browser made up for it, and those of views it has closed."""
 
     panel: str
     gone: tuple[str, ...]
