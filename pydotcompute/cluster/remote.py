@@ -76,7 +76,7 @@ class Box(Mailbox):
             return 0
         part = messages[start : start + n]
         self._kernel.check_named(None)
-        marks: list[Any] = list(map(wire.encoded, part))
+        marks: list[Any] = wire.all_encoded(part)
         if not self.waiting and self._kernel.ship_at_once(part, marks):
             return n
         self.plain.extend(zip(part, marks, repeat(None)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import traceback
+from collections.abc import Sequence
 from typing import Any, Final
 
 from msgpack import packb, unpackb
@@ -73,6 +74,11 @@ def encoded(message: Any) -> bytes:
             f"a {type(message).__qualname__} cannot go to another process: {error}. Put @message on its class, or send "
             "numbers, texts, arrays, lists and dicts"
         ) from None
+
+
+def all_encoded(messages: Sequence[Any]) -> list[bytes]:
+    """Each of them `encoded`."""
+    return list(map(encode if all(map(is_message_type, set(map(type, messages)))) else encoded, messages))
 
 
 def decoded(data: bytes | memoryview) -> Any:
