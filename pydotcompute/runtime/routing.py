@@ -13,7 +13,7 @@ from hashlib import blake2b
 from itertools import count, cycle, islice
 from operator import attrgetter
 from struct import pack
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 from uuid import UUID
 
 import numpy as np
@@ -39,6 +39,16 @@ if TYPE_CHECKING:
 Routing = Literal["round_robin", "least_queue", "hash", "broadcast"]
 STRATEGIES: tuple[str, ...] = get_args(Routing)
 Key = str | Callable[[Any], Any]
+
+
+class Placed(TypedDict, total=False):
+    """Where kernels are launched: arguments of `RingKernelRuntime.launch` that were given."""
+
+    node: str
+    num_gpus: int
+    spread: bool
+    delivery: str
+
 
 KEYS = 4096
 """Keys whose kernel is remembered."""
@@ -102,6 +112,7 @@ class Router:
         """Whether it was closed."""
         self._key_of: Callable[[Any], Any] = attrgetter(key) if isinstance(key, str) else key or (lambda message: None)
         self._kernel: str | RingKernelDefinition | None = None  # what it launches
+        self._placement: Placed = {}  # and where
         self._routees: tuple[_Routee, ...] = ()
         self._known: dict[str, _Routee] = {}  # also those that were taken out
         self._turns: Iterator[_Routee] = cycle(self._routees)
@@ -466,7 +477,7 @@ class Router:
             former = runtime._kernels.get(kernel_id)
             if kernel_id not in runtime._routers and (former is None or former.state.over):
                 break
-        launched = await runtime._launch(latest, kernel_id)
+        launched = await runtime._launch(latest, kernel_id, **self._placement)
         if targets := [target for target in self._targets if not is_closed(target)]:
             await connect(launched, targets)
         await runtime.activate(kernel_id)
@@ -506,6 +517,7 @@ async def router(
     size: int | None,
     strategy: Routing,
     key: Key | None,
+    placement: Placed,
 ) -> Router:
     """`RingKernelRuntime.router`."""
     made = Router(runtime, router_id, strategy, key)
@@ -516,9 +528,12 @@ async def router(
             raise ValueError(f"size of {router_id!r} must be an integer of at least 1, not {size!r}")
         if isinstance(kernels, str) and kernels not in definitions():
             raise runtime._unknown(kernels)
-        made._kernel = kernels
+        made._kernel, made._placement = kernels, placement
     elif size is not None:
         raise ValueError(f"{router_id!r}: size= is for a kernel to launch; these kernels were launched already")
+    elif placement:
+        names = " and ".join(f"{name}=" for name in placement)
+        raise ValueError(f"{router_id!r}: {names} say where to launch kernels; these were launched already")
     if router_id in runtime._routers or router_id in runtime._kernels:
         what = "a router" if router_id in runtime._routers else f"a ring kernel ({runtime._kernels[router_id].state})"
         raise KernelStateError(f"{router_id!r} is the id of {what} already: choose another")

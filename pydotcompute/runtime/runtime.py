@@ -1558,6 +1558,10 @@ class RingKernelRuntime:
         size: int | None = None,
         strategy: Routing = "round_robin",
         key: str | Callable[[Any], Any] | None = None,
+        node: str | None = None,
+        num_gpus: int = 0,
+        spread: bool = False,
+        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
     ) -> Router:
         """Let several kernels share the messages that are sent to one id.
 
@@ -1575,6 +1579,8 @@ class RingKernelRuntime:
                 ``"broadcast"``: all of them, and `ask` gives a list.
             key: for ``"hash"``: the name of a field, or a function of the message. It gives a text, bytes, a number, a
                 UUID, an enum member, None or a tuple of these.
+            node, num_gpus, spread, delivery: where to launch them, as in `launch`: with ``spread=True`` each on the
+                node that has the fewest, with ``num_gpus=1`` each on a GPU of its own.
 
         Raises:
             KernelStateError: a router or kernel has that id.
@@ -1583,10 +1589,31 @@ class RingKernelRuntime:
             What `launch` raises.
         """
         if self._away:
-            return await self._hop(lambda: self.router(router_id, kernels, size=size, strategy=strategy, key=key))
-        from .routing import router  # only where there are some
+            return await self._hop(
+                lambda: self.router(
+                    router_id,
+                    kernels,
+                    size=size,
+                    strategy=strategy,
+                    key=key,
+                    node=node,
+                    num_gpus=num_gpus,
+                    spread=spread,
+                    delivery=delivery,
+                )
+            )
+        from .routing import Placed, router  # only where there are some
 
-        return await router(self, router_id, kernels, size, strategy, key)
+        placement: Placed = {}
+        if node is not None:
+            placement["node"] = node
+        if num_gpus:
+            placement["num_gpus"] = num_gpus
+        if spread:
+            placement["spread"] = True
+        if delivery != "at_most_once":
+            placement["delivery"] = delivery
+        return await router(self, router_id, kernels, size, strategy, key, placement)
 
     def _target(self, kernel_id: Any) -> RingKernel | Router | None:
         """The kernel or router of that id."""
@@ -2078,11 +2105,25 @@ class SyncRuntime:
         size: int | None = None,
         strategy: Routing = "round_robin",
         key: str | Callable[[Any], Any] | None = None,
+        node: str | None = None,
+        num_gpus: int = 0,
+        spread: bool = False,
+        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
     ) -> Router:
         """`RingKernelRuntime.router`."""
 
         async def router() -> Router:
-            return await self._runtime.router(router_id, kernels, size=size, strategy=strategy, key=key)
+            return await self._runtime.router(
+                router_id,
+                kernels,
+                size=size,
+                strategy=strategy,
+                key=key,
+                node=node,
+                num_gpus=num_gpus,
+                spread=spread,
+                delivery=delivery,
+            )
 
         return self.call(router)
 

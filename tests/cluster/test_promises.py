@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from pydotcompute import KernelContext, Record, RingKernelRuntime, Shape, message, ring_kernel
 from pydotcompute.exceptions import (
+    ClusterError,
     KernelFailedError,
     KernelNotFoundError,
     KernelStateError,
@@ -358,6 +360,39 @@ async def test_a_router_spreads_over_nodes(cluster: RingKernelRuntime, square: A
         assert {reply.pid for reply in replies} == {node.pid for node in cluster.nodes.values()}
     finally:
         await router.close()
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_router_launches_on_all_nodes(
+    hosts: RingKernelRuntime, cluster: RingKernelRuntime, square: Any, blocking: bool
+) -> None:
+    how: dict[str, Any] = {"size": 4, "spread": True, "delivery": "at_least_once"}
+    if blocking:
+        router = await asyncio.to_thread(lambda: hosts.sync.router("many squares", square, **how))
+    else:
+        router = await cluster.router("many squares", square, **how)
+    try:
+        await asyncio.gather(*(kernel.ask(Job(n=1)) for kernel in router.kernels))
+        assert Counter(kernel.node for kernel in router.kernels) == dict.fromkeys(cluster.nodes, 2)
+        assert {kernel.placement.delivery for kernel in router.kernels} == {"at_least_once"}  # type: ignore[attr-defined]
+        await router.resize(6)
+        await asyncio.gather(*(kernel.ask(Job(n=1)) for kernel in router.kernels))
+        assert Counter(kernel.node for kernel in router.kernels) == dict.fromkeys(cluster.nodes, 3)
+    finally:
+        await router.close()
+
+
+async def test_a_router_launches_where_it_is_told(cluster: RingKernelRuntime, square: Any) -> None:
+    router = await cluster.router("near", square, size=2, node="node-2")
+    try:
+        replies = await asyncio.gather(*(cluster.ask("near", Job(n=n)) for n in range(4)))
+        assert {reply.pid for reply in replies} == {cluster.nodes["node-2"].pid}
+        with pytest.raises(ValueError, match=r"node= and spread= say where to launch.*launched already"):
+            await cluster.router("other", ["near-0"], node="node-1", spread=True)
+    finally:
+        await router.close()
+    with pytest.raises(ClusterError, match="no node offers 1 GPU"):
+        await cluster.router("on GPUs", square, size=2, num_gpus=1)
 
 
 async def test_what_it_prints_appears_here(launch: Launch, capsys: pytest.CaptureFixture[str]) -> None:
