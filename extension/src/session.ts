@@ -230,20 +230,14 @@ export class Session implements ISession {
     }
     tidy(kernel, [line.control, line.frames]);
     this._line = line;
-    const closed = (gone.get(kernel.id) ?? []).slice(-wire.MOST_GONE);
-    const hello: wire.ToKernel = { kind: 'hello', panel: line.key, gone: closed };
+    const hello: wire.ToKernel = { kind: 'hello', panel: line.key, gone: [...gone] };
     for (const comm of [line.control, line.frames]) {
       comm.onMsg = message => this._heard(line, comm, message.content.data);
       comm.onClose = () => this._closed(line);
     }
     line.frames.open(wire.written(hello));
     line.control.open(wire.written(hello));
-    this._acknowledged.push(refused => {
-      forget(kernel, closed);
-      if (refused !== null) {
-        this._set('refused', refused);
-      }
-    });
+    this._acknowledged.push(refused => refused !== null && this._set('refused', refused));
     this._looked = NOTHING;
     this._look();
   }
@@ -291,8 +285,8 @@ export class Session implements ISession {
     for (const request of requests) {
       request.reject(new Error(why));
     }
-    if (line && this._kernel) {
-      gone.set(this._kernel.id, [...(gone.get(this._kernel.id) ?? []), line.key]);
+    if (line) {
+      gone.splice(0, gone.push(line.key) - wire.MOST_GONE);
     }
     for (const comm of line ? [line.control, line.frames] : []) {
       comm.onClose = () => undefined;
@@ -410,19 +404,10 @@ export class Session implements ISession {
 const idle = new Map<string, string[]>();
 
 /**
- * Views that were closed, by kernel, until it has heard so: a server drops what came just before the connection ended, and
- * the kernel would keep the view for ten minutes.
+ * Keys of the views that were closed last, of any kernel: a server drops what came just before a connection ended, word of the
+ * closing too, and then the kernel would keep the view for ten minutes. So all that open one later tell it again.
  */
-const gone = new Map<string, string[]>();
-
-function forget(kernel: Kernel.IKernelConnection, told: string[]): void {
-  const rest = (gone.get(kernel.id) ?? []).filter(key => !told.includes(key));
-  if (rest.length > 0) {
-    gone.set(kernel.id, rest);
-  } else {
-    gone.delete(kernel.id);
-  }
-}
+const gone: string[] = [];
 
 /**
  * Close a comm.

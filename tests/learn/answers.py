@@ -52,6 +52,22 @@ COLLECT = (
     "        await runtime.send_batch(kernel_id, batch)\n    {}\n"
 )
 
+EDGE = (
+    "@message\nclass Edge:\n    source: np.int32\n    target: np.int32\n    probability: np.float64\n\n\n"
+    "class Mended(Record):\n    size: np.int64\n    rank: Annotated[NDArray[np.float64], Shape(64)]\n"
+    "    coming: Annotated[NDArray[np.float64], Shape(64)]\n    stuck: np.float64\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef mended(state: Mended, msg: Edge, out: None) -> bool:\n"
+    "    if msg.source >= 0 and msg.target >= 0:\n"
+    "        state.coming[msg.target] += 0.85 * state.rank[msg.source] * msg.probability\n"
+    "    elif msg.source >= 0:\n        {}\n    elif state.size == 0:\n        state.size = msg.target\n"
+    "        state.rank[: msg.target] = 1.0 / msg.target\n    else:\n        for vertex in range(state.size):\n"
+    "            state.rank[vertex] = {} + state.coming[vertex]\n            state.coming[vertex] = 0.0\n"
+    "        {}\n    return False\n"
+)
+HOME = "def first_shares(names, home):\n    return {}\n"
+NEW = "def correction(rank, before, after):\n    return {}\n"
+ALL = "(0.15 + 0.85 * state.stuck) / state.size"
+
 PURSE = (
     "class Purse:\n    balance = 100\n\n\n"
     "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
@@ -336,6 +352,47 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             ),
             "do not count",
         ),
+    ],
+    "pagerank.1": [
+        ("first_shares = ...", "nothing yet"),
+        ("first_shares = {'Ada': 0.15}", "A function is wanted"),
+        (HOME.format("home"), "no dict"),
+        (HOME.format("{name: 0.15 / len(names) for name in names}"), "nobody begins anew"),
+        (HOME.format("{home: 1.0}"), "only 15 % begin anew"),
+        (HOME.format("{home: 0.85}"), "add up to 5.667"),
+        (HOME.format("{home: 0.15 / len(names)}"), "not to 1"),
+        (HOME.format("{'home': 0.15}"), "nobody is called so"),
+        (HOME.format("{home: '15 %'}"), "which is no number"),
+    ],
+    "pagerank.2": [
+        ("mended = ...", "nothing yet"),
+        ("def mended(state, msg, out): ...", "plain function"),
+        (EDGE.format("pass", "0.15 / state.size", "state.stuck = 0.0"), "what is stuck leaks away"),
+        (
+            EDGE.format(
+                "state.stuck += state.rank[msg.source]", "(0.15 + state.stuck) / state.size", "state.stuck = 0"
+            ),
+            "too, only 85 % go on",
+        ),
+        (EDGE.format("state.stuck += state.rank[msg.source]", ALL, "pass"), "After 2 rounds"),
+        (EDGE.format("state.stuck = state.rank[msg.source]", ALL, "state.stuck = 0"), "right would be"),
+        (
+            EDGE.format("state.coming[msg.source] += 0.85 * state.rank[msg.source]", "0.15 / state.size", "pass"),
+            "as they should, but",
+        ),
+        (EDGE.format("state.coming[msg.target + 900] += 1", "0.15 / state.size", "pass"), "It failed"),
+    ],
+    "pagerank.3": [
+        ("correction = ...", "nothing yet"),
+        ("def correction(rank, before, after):\n    pass", "no dict"),
+        (NEW.format("{name: 0.85 * rank * share for name, share in after.items()}"), "is not taken back"),
+        (NEW.format("{name: -0.85 * rank * share for name, share in before.items()}"), "is taken back than sent"),
+        (
+            NEW.format("{name: rank * (after.get(name, 0) - before.get(name, 0)) for name in before | after}"),
+            "settles at",
+        ),
+        (NEW.format("{name: 0.85 * rank * (after[name] - before.get(name, 0)) for name in after}"), "Eva has links to"),
+        (NEW.format("{}"), "Dia has links to Eva"),
     ],
     "supervision.1": [
         ("options = 'on_failure'", "A `dict` of options"),
