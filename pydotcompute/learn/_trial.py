@@ -64,13 +64,13 @@ async def tried(runtime: RingKernelRuntime, step: StepDefinition, **fields: Any)
     It is run by Python before it is compiled: there an index out of bounds is an error, and not a write elsewhere.
 
     Args:
-        fields: of the messages, each of shape (n,) or a number.
+        fields: of the messages, each of shape (n,), or (n, ...) where the field is an array, or a number.
 
     Raises:
         Wrong: the messages have no such field, it fails, or does not come to an end.
     """
     dtype: np.dtype[np.void] = layout(step.message_type).dtype
-    records = np.zeros(max(np.size(values) for values in fields.values()), dtype)
+    records = np.zeros(max(len(np.atleast_1d(values)) for values in fields.values()), dtype)
     for name, values in fields.items():
         if name not in (dtype.names or ()):
             raise Wrong(f"{step.message_type.__name__} has no field `{name}`: take the class that is given.")

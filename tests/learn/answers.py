@@ -68,6 +68,30 @@ HOME = "def first_shares(names, home):\n    return {}\n"
 NEW = "def correction(rank, before, after):\n    return {}\n"
 ALL = "(0.15 + 0.85 * state.stuck) / state.size"
 
+TILE = (
+    "@message\nclass Tile:\n    row: np.int32\n    column: np.int32\n"
+    "    pixels: Annotated[NDArray[np.float32], Shape(68, 68)]\n\n\n"
+)
+SOFT = TILE + (
+    "@ring_kernel(backend='interpreted')\ndef soft(state: None, msg: Tile, out: Tile) -> bool:\n    p = msg.pixels\n"
+    "    {}\n    for y in range({}):\n        for x in range(1, 67):\n            total = 0.0\n"
+    "            for n in range(9):\n                total += p[y - 1 + n // 3, x - 1 + n % 3]\n"
+    "            out.pixels[y, x] = {}\n    return {}\n"
+)
+PLACE = "out.row, out.column = msg.row, msg.column"
+BRIGHT = TILE + (
+    "class Histogram(Record):\n    counts: Annotated[NDArray[np.int64], Shape(16)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef brightness(state: Histogram, msg: Tile, out: None) -> bool:\n"
+    "    {}\n    for y in range({}):\n        for x in range({}):\n            {}\n    return False\n"
+)
+WHOLE = (
+    "@ring_kernel\nasync def assembler(ctx):\n    known = {{}}\n    async for piece in ctx:\n"
+    "        pieces = known.setdefault({}, {{}})\n        pieces[piece.row, piece.column] = piece.pixels\n"
+    "        if {}:\n            {}\n            grid = [[pieces.get((y, x)) for x in range(piece.columns)] "
+    "for y in range(piece.rows)]\n            await ctx.send({})\n"
+)
+COMPLETE = "len(pieces) == piece.rows * piece.columns"
+
 PURSE = (
     "class Purse:\n    balance = 100\n\n\n"
     "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
@@ -223,6 +247,56 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (LATEST.format("async for value in ctx:\n        ctx.state.seen = value"), "is 4, and [4]"),
         (LATEST.format("async for value in ctx:\n        seen.append(value)"), "It failed: NameError"),
         (LATEST.format("ctx.state.seen.append(await ctx.receive())"), "and ended"),
+    ],
+    "images.1": [
+        ("soft = ...", "nothing yet"),
+        ("def soft(state, msg, out): ...", "plain function"),
+        (SOFT.format(PLACE, "1, 67", "total / 9", "False"), "replied with 0"),
+        (SOFT.format("pass", "1, 67", "total / 9", "True"), "nobody would know where"),
+        (SOFT.format(PLACE, "1, 67", "total / 8", "True"), "divided by 8"),
+        (SOFT.format(PLACE, "1, 67", "(total - p[y, x]) / 8", "True"), "belongs to the nine"),
+        (SOFT.format(PLACE, "1, 67", "total", "True"), "the sum of the nine"),
+        (SOFT.format(PLACE, "1, 67", "p[y, x]", "True"), "as it was"),
+        (SOFT.format(PLACE, "2, 66", "total / 9", "True"), "wrong at the rim"),
+        (SOFT.format(PLACE, "1, 67", "total / 9 * (x > 30)", "True"), "Pixel (1, 1) of a tile"),
+        (SOFT.format(PLACE, "1, 69", "total / 9", "True"), "It failed"),
+    ],
+    "images.2": [
+        ("brightness = ...", "nothing yet"),
+        (
+            BRIGHT.format("pass", "68", "68", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"),
+            "also the margins",
+        ),
+        (BRIGHT.format("pass", "2, 66", "2, 66", "state.counts[int(16 * msg.pixels[y, x])] += 1"), "It failed"),
+        (
+            BRIGHT.format("pass", "2, 66", "2, 66", "state.counts[min(int(15 * msg.pixels[y, x]), 15)] += 1"),
+            "from 0/16 on",
+        ),
+        (
+            BRIGHT.format(
+                "state.counts[:] = 0", "2, 66", "2, 66", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"
+            ),
+            "those of one tile",
+        ),
+        (
+            BRIGHT.format("pass", "2, 66", "2, 65", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"),
+            "pixels of the picture, and it counts",
+        ),
+    ],
+    "images.3": [
+        ("assembler = ...", "nothing yet"),
+        ("async def assembler(ctx): ...", "write `@ring_kernel` above it"),
+        ("@ring_kernel\nasync def assembler(ctx):\n    await ctx.receive()", "need a loop"),
+        (WHOLE.format("0", COMPLETE, "known.clear()", "np.block(grid)"), "It has ended"),
+        (WHOLE.format("piece.picture", "True", "pass", "piece.pixels"), "more are to come"),
+        (WHOLE.format("piece.picture", COMPLETE, "pass", "np.block(grid)"), "sends something"),
+        (WHOLE.format("piece.picture", COMPLETE, "known.clear()", "np.block(grid)"), "the last one, nothing is sent"),
+        (WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "grid"), "and not an array"),
+        (WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "np.block(grid).T"), "has the shape"),
+        (
+            WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "np.block(grid)[::-1]"),
+            "not all pieces are in place",
+        ),
     ],
     "lifecycle.1": [
         ("ways = ['a']", "a text of the letters"),
