@@ -17,7 +17,7 @@ ENVIRONMENT = (BINDER / "environment.yml").read_text(encoding="utf-8")
 PINNED = dict(re.findall(r"^ {6}- ([\w-]+)==([\d.]+)$", ENVIRONMENT, re.MULTILINE))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-BROUGHT = {"IPython": "ipykernel", "pydotcompute": "postBuild"}
+BROUGHT = {"IPython": "ipykernel", "PIL": "pillow", "pydotcompute": "postBuild"}
 """What other entries bring."""
 GUARDED = {"cupy"}
 """Imported only where there is a GPU, which Binder has not."""
