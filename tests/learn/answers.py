@@ -92,6 +92,19 @@ WHOLE = (
 )
 COMPLETE = "len(pieces) == piece.rows * piece.columns"
 
+COPIES = (
+    "def count_copies(accesses):\n    newest, copies = {{'host', 'device'}}, 0\n    for verb, side in accesses:\n"
+    "        if {}:\n            copies += 1\n        newest = {}\n    return copies\n"
+)
+TURN = "def turn(frame, result, picture):\n    {}\n    {}\n    return {}\n"
+PUT = "with frame.write_host() as h: h[:] = picture"
+MEAN = "float(result.numpy().mean())"
+MEANS = (
+    "def means(pool, pictures):\n    found = []\n    for number, picture in enumerate(pictures):\n"
+    "        buffer = {}\n        buffer.host[:] = picture\n        found.append({})\n        buffer.close()\n"
+    "    return found\n"
+)
+
 PURSE = (
     "class Purse:\n    balance = 100\n\n\n"
     "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
@@ -174,6 +187,66 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             ),
             "share it",
         ),
+    ],
+    "memory.1": [
+        ("count_copies = ...", "nothing yet"),
+        ("count_copies = 3", "A function is wanted"),
+        ("def count_copies(accesses):\n    pass", "a number is wanted"),
+        ("def count_copies(accesses):\n    return 1", "Nothing is accessed"),
+        ("def count_copies(accesses):\n    return 0", "1 copies are needed"),
+        (
+            COPIES.format("side not in newest", "newest | {side} if verb == 'read' else {side}"),
+            "Accesses: change host, overwrite device, read host. It says 2",
+        ),
+        (COPIES.format("verb != 'overwrite' and side not in newest", "{side}"), "It says 2, and 1"),
+        (
+            COPIES.format("verb == 'read' and side not in newest", "newest | {side} if verb == 'read' else {side}"),
+            "change",
+        ),
+    ],
+    "memory.2": [
+        ("turn = ...", "nothing yet"),
+        ("turn = 3", "A function is wanted"),
+        (
+            TURN.format("frame.host[:] = picture", "result.device[:] = frame.device * 2", "float(result.host.mean())"),
+            "Turn 2: right, and 4 copies",
+        ),
+        (TURN.format("frame.host[:] = picture", "result.device[:] = frame.device * 2", MEAN), "Turn 2: right, and 3"),
+        (
+            TURN.format(PUT, "result.device[:] = frame.device * 2", "float(result.host.mean())"),
+            "`result` to the device",
+        ),
+        (TURN.format(PUT, "with result.write_host() as r: r[:] = 2 * picture", MEAN), "the device is to do that"),
+        (
+            TURN.format(PUT, "with frame.read_device() as f, result.write_device() as r: r[:2] = f[:2] * 2", MEAN),
+            "never written",
+        ),
+        (TURN.format(PUT, "with frame.read_device() as f, result.write_device() as r: r[:] = f", MEAN), "it returns"),
+        (TURN.format(PUT, "with result.read_device() as r: r[:] = 2 * picture", MEAN), "read-only"),
+        (TURN.format(PUT, "result.fill(0)", MEAN), "no 'fill'"),
+        (TURN.format(PUT, "pass", "2 * picture.mean()"), "does not hold the doubled"),
+        (TURN.format(PUT, "pass", "result"), "not the mean"),
+    ],
+    "memory.3": [
+        ("means = ...", "nothing yet"),
+        (
+            "def means(pool, pictures):\n    all = []\n    for one in pictures:\n"
+            "        all.append(pool.empty(one.shape, one.dtype))\n        all[-1].host[:] = one\n"
+            "    return [np.mean(one, axis=0) for one in all]",
+            "who still holds the others",
+        ),
+        (MEANS.format("pool.empty(picture.shape, picture.dtype)", "buffer.host[0]"), "who still holds the others"),
+        (MEANS.format("pool.empty(picture.shape, picture.dtype)", "np.mean(buffer, axis=1)"), "16 columns"),
+        (
+            MEANS.format("pool.empty(picture.shape, picture.dtype)", "np.mean(pictures[0], axis=0)"),
+            "the means of picture 0",
+        ),
+        (MEANS.format("pool.empty(picture.shape, picture.dtype)", "np.median(buffer, axis=0)"), "are wrong"),
+        (
+            MEANS.format("UnifiedBuffer(picture.shape, picture.dtype)", "np.mean(buffer, axis=0)"),
+            "no buffer of the pool",
+        ),
+        ("def means(pool, pictures):\n    return [np.mean(pictures[0], axis=0)]", "Of 12 pictures"),
     ],
     "messages.1": [
         ("Payment = 'cash'", "has to be a class"),
