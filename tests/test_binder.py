@@ -19,8 +19,8 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BROUGHT = {"IPython": "ipykernel", "PIL": "pillow", "pydotcompute": "postBuild"}
 """What other entries bring."""
-GUARDED = {"cupy"}
-"""Imported only where there is a GPU, which Binder has not."""
+GUARDED = {"cupy", "jax", "torch"}
+"""Imported only where they are: they want a GPU, or are large."""
 
 
 def numbers(version: str) -> tuple[int, ...]:

@@ -105,6 +105,23 @@ MEANS = (
     "    return found\n"
 )
 
+ANSWERS = {
+    "h[1:3, ::2]": "view",
+    "h.T[0]": "view",
+    "h + 0": "copy",
+    "h[h > 0]": "copy",
+    "h.ravel()": "view",
+    "h[:, :3].ravel()": "copy",
+    "np.asarray(h, dtype=np.float64)": "copy",
+    "records['celsius']": "view",
+    "np.ascontiguousarray(records['celsius'])": "copy",
+    "records[['hour', 'celsius']]": "view",
+}
+CAMERA = (
+    "class Camera:\n    def __init__(self, picture):\n        self.picture = {}\n"
+    "    def __dlpack__({}):\n        return {}\n    def __dlpack_device__(self):\n        return {}\n"
+)
+
 PURSE = (
     "class Purse:\n    balance = 100\n\n\n"
     "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
@@ -370,6 +387,27 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "np.block(grid)[::-1]"),
             "not all pieces are in place",
         ),
+    ],
+    "interop.1": [
+        ("answers = ...", "nothing yet"),
+        ("answers = ['view']", "A dict is wanted"),
+        ("answers = {'h.T[0]': 'view'}", "9 of 10 are not answered"),
+        (f"answers = {ANSWERS | {'h + 0': 'a copy'}}", "it says 'a copy'"),
+        (f"answers = {dict.fromkeys(ANSWERS, 'view')}", "h + 0 is no view"),
+        (f"answers = {dict.fromkeys(ANSWERS, 'copy')}", "h[1:3, ::2] is no copy"),
+        (f"answers = {ANSWERS | {'h.ravel()': 'copy'}}", "in a row already"),
+        (f"answers = {ANSWERS | {'h[:, :3].ravel()': 'view'}}", "between the rows"),
+        (f"""answers = {ANSWERS | {"records[['hour', 'celsius']]": "copy"}}""", "a dtype with gaps"),
+    ],
+    "interop.2": [
+        ("Camera = ...", "nothing yet"),
+        ("Camera = np.zeros(3)", "A class is wanted"),
+        ("class Camera:\n    def __init__(self, picture): pass", "no method `__dlpack__`"),
+        (CAMERA.format("picture", "self, **o", "self.picture", "(1, 0)"), "`np.from_dlpack(camera)` fails"),
+        (CAMERA.format("picture", "self, **o", "self.picture.__dlpack__(**o)", "'cpu'"), "it is (1, 0)"),
+        (CAMERA.format("picture.copy()", "self, **o", "self.picture.__dlpack__(**o)", "(1, 0)"), "it was copied"),
+        (CAMERA.format("picture", "self, **o", "self.picture.T.__dlpack__(**o)", "(1, 0)"), "comes out"),
+        (CAMERA.format("picture", "self", "self.picture.__dlpack__()", "(1, 0)"), "with options"),
     ],
     "lifecycle.1": [
         ("ways = ['a']", "a text of the letters"),
