@@ -127,6 +127,15 @@ PURSE = (
     "@ring_kernel(state=Purse)\nasync def purse(ctx):\n    async for want in ctx:\n        {}\n"
 )
 
+BALANCE = (
+    "@ring_kernel\nasync def balance(ctx):\n    total, seen = 0, set()\n    async for payment in ctx:\n        {}\n"
+)
+
+COUNTER = (
+    "@ring_kernel(restart='on_failure')\nasync def counter(ctx):\n    total = await ctx.ask('safe', 'load')\n"
+    "    async for number in ctx:\n        total += number\n        {}\n"
+)
+
 SWAP = (
     "@message\nclass Read:\n    by: str\n\n\n"
     "@message\nclass Swap:\n    by: str\n    expected: int\n    balance: int\n\n\n"
@@ -440,6 +449,87 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("temperatures, germany = 'station.*.temperature', 'station.de.#'", "does not take `station.de.berlin.temp"),
         ("temperatures, germany = 'station.*.*.temperature', 'station.de.*'", "germany: 'station.de.*' does not take"),
         ("temperatures, germany = 'station.*.*.temperature', 'station.#'", "also takes `station.fr"),
+    ],
+    "cluster.1": [
+        ("balance = ...", "nothing yet"),
+        ("def balance(payments):\n    return sum(p.cents for p in payments)", "balance is a plain function"),
+        (BODY.format("balance", "payment = await ctx.receive()\n    await ctx.send(payment.cents)"), "has a loop"),
+        (
+            BALANCE.format("total += payment.cents\n        await ctx.send(total)"),
+            "Payment 3, of 500 cents, came a second time (as a message of its own: somebody has asked twice), and the "
+            "balance went from 1250 to 1750",
+        ),
+        (
+            BALANCE.format(
+                "if payment.message_id not in seen:\n            seen.add(payment.message_id)\n"
+                "            total += payment.cents\n        await ctx.send(total)"
+            ),
+            "as a message of its own",
+        ),
+        (
+            BALANCE.format(
+                "if payment.number in seen:\n            continue\n        seen.add(payment.number)\n"
+                "        total += payment.cents\n        await ctx.send(total)"
+            ),
+            "who has sent it waits. But",
+        ),
+        (
+            BALANCE.format(
+                "if payment.cents not in seen:\n            seen.add(payment.cents)\n"
+                "            total += payment.cents\n        await ctx.send(total)"
+            ),
+            "Payment 3 was of the same amount, and is another one",
+        ),
+        (
+            "@ring_kernel\nasync def balance(ctx):\n    total, last = 0, -1\n    async for payment in ctx:\n"
+            "        if payment.number > last:\n            last, total = payment.number, total + payment.cents + 1\n"
+            "        await ctx.send(total)",
+            "is the first one that the first balance gets, and is answered by 501",
+        ),
+        (
+            "@ring_kernel\nasync def balance(ctx):\n    total, last = 0, -1\n    async for payment in ctx:\n"
+            "        if payment.number > last:\n            last, total = payment.number, total + payment.cents\n"
+            "        await ctx.send(total)",
+            "from 500 to 500, not to 750. A larger number was there before",
+        ),
+        (
+            "total, seen = 0, set()\n\n\n@ring_kernel\nasync def balance(ctx):\n    global total\n"
+            "    async for payment in ctx:\n        if payment.number not in seen:\n"
+            "            seen.add(payment.number)\n            total += payment.cents\n        await ctx.send(total)",
+            "Is the sum in a variable outside of the body?",
+        ),
+        (BALANCE.format("await ctx.send(payment)"), "a number of cents: 500"),
+        (
+            "@ring_kernel\nasync def balance(ctx: KernelContext[str, int]):\n    async for _ in ctx:\n"
+            "        await ctx.send(0)",
+            "It takes str, and gets payments",
+        ),
+    ],
+    "cluster.2": [
+        ("counter = ...", "nothing yet"),
+        (
+            COUNTER.format("await ctx.tell('safe', total)\n        await ctx.send(total)").replace(
+                "(restart='on_failure')", ""
+            ),
+            "no policy",
+        ),
+        (COUNTER.format("await ctx.send(total)"), "told to the safe last is 0"),
+        (COUNTER.format("await ctx.tell('safe', number)\n        await ctx.send(total)"), "told to the safe last is 7"),
+        (COUNTER.format("await ctx.send(total)\n        await ctx.tell('safe', total)"), "before that was in the safe"),
+        (
+            "class Sum:\n    total = 0\n\n\n"
+            "@ring_kernel(restart='on_failure', keep_state=True, state=Sum)\nasync def counter(ctx):\n"
+            "    async for number in ctx:\n        ctx.state.total += number\n"
+            "        await ctx.tell('safe', ctx.state.total)\n        await ctx.send(ctx.state.total)",
+            "Its node was lost when the sum was 10: at a sum of 10 it got 3, and replied 3, not 13",
+        ),
+        (
+            "total = 0\n\n\n@ring_kernel(restart='on_failure')\nasync def counter(ctx):\n    global total\n"
+            "    async for number in ctx:\n        total += number\n        await ctx.tell('safe', total)\n"
+            "        await ctx.send(total)",
+            "replied 22, not 1005. Is the sum in a variable outside of the body?",
+        ),
+        (COUNTER.format("await ctx.ask('safe', total)\n        await ctx.send(total)"), "does not answer"),
     ],
     "replay.1": [
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,30 @@ def test_every_exercise_stands_in_one_tutorial() -> None:
 
 @pytest.mark.parametrize("path", TUTORIALS.values(), ids=TUTORIALS)
 def test_the_solutions_are_right_where_they_belong(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    solved(path)
+
+
+def test_the_tutorial_on_clusters_runs_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n\nsys.modules['ray'] = None  # as if it were not installed\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    said = [
+        output["text"]
+        for cell in solved(TUTORIALS["19_cluster"])
+        for output in cell.outputs
+        if output["output_type"] == "stream"
+    ]
+    (line,) = "".join(said).splitlines()  # and nothing was printed by cells that need it
+    assert line.startswith("Ray is not installed")
+
+
+def solved(path: Path) -> list[Any]:
+    """The cells of a notebook, run with solutions, which were right."""
     import nbformat
     from nbclient import NotebookClient
 
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     cells: list[Any] = []
     for source in sources(path):
         if exercise := CHECK.search(source):
@@ -55,3 +76,4 @@ def test_the_solutions_are_right_where_they_belong(path: Path, monkeypatch: pyte
     assert said
     for name, text in said.items():
         assert text.startswith(f"✓ {name}: right."), text
+    return cells
