@@ -1,223 +1,287 @@
-"""Exercises of the tutorial "An image pipeline"."""
+"""Exercises of the tutorial on pictures in a chain of ring kernels."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ..messages import message
-from ..runtime import RingKernelRuntime
+from ..exceptions import KernelStateError
+from ..messages import Shape, message
+from ..runtime import RingKernel, RingKernelRuntime, StepDefinition
+from ..runtime.dead_letters import error_text
 from . import Wrong, exercise
-from ._trial import launched, some_kernel, some_step, tried
+from ._trial import TIMEOUT, launched, some_kernel, some_step, tried
 
-_SIZE = 68
-_TILE = """
+SIDE, MARGIN, COLUMNS = 32, 2, 4
+
+
+@message
+class Edges:
+    """A tile, as that of the notebook."""
+
+    picture: np.int32
+    row: np.int32
+    column: np.int32
+    edges: Annotated[NDArray[np.uint8], Shape(SIDE, SIDE)]
+
+
+_GREY = """
         @message
-        class Tile:
+        class Grey:
+            picture: np.int32
             row: np.int32
             column: np.int32
-            pixels: Annotated[NDArray[np.float32], Shape(68, 68)]
+            grey: Annotated[NDArray[np.uint8], Shape(36, 36)]
 
 """
-
-
-def _tiles(n: int) -> NDArray[np.float32]:
-    """Slopes with noise, so that each direction and each neighbour shows."""
-    y, x = np.indices((_SIZE, _SIZE)) / _SIZE
-    random = np.random.default_rng(3)
-    slopes = [0.3 * (1 + k / n) * y + 0.4 * x + 0.2 * random.random((_SIZE, _SIZE)) for k in range(n)]
-    return np.stack(slopes).astype(np.float32)
-
-
-def _total(pixels: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The sum of the nine pixels around each but those of the rim."""
-    n = _SIZE - 2
-    wide = pixels.astype(np.float64)
-    total: NDArray[np.float64] = np.sum([wide[:, y : y + n, x : x + n] for y in range(3) for x in range(3)], axis=0)
-    return total
 
 
 @exercise(
     "images.1",
     hints=(
-        "`clean` visits the nine neighbours of each pixel: do the same, and add them up instead of sorting them.",
-        "Begin with `total = 0.0` for each pixel, add `msg.pixels[y - 1 + n // 3, x - 1 + n % 3]` for the nine `n`, "
-        "and divide.",
+        "Two loops go over the pixels of `out`; for each of them a third one copies the nine values into `state.nine`.",
+        "Put each value into its place when it comes: move those before it that are larger by one, then write it. "
+        "After nine the array is in order, and `state.nine[4]` is the median.",
+        "For n from 0 to 8, `msg.pixels[y + n // 3, x + n % 3]` is the next value, and n its place at first. "
+        "`while place > 0 and state.nine[place - 1] > value:` moves one that is larger.",
     ),
-    solution=_TILE
-    + """
+    solution="""
+        @message
+        class Patch:
+            pixels: Annotated[NDArray[np.uint8], Shape(18, 18)]
+
+
+        @message
+        class Clean:
+            pixels: Annotated[NDArray[np.uint8], Shape(16, 16)]
+
+
+        class Nine(Record):
+            nine: Annotated[NDArray[np.uint8], Shape(9)]
+
+
         @ring_kernel
-        def soft(state: None, msg: Tile, out: Tile) -> bool:
-            out.row, out.column = msg.row, msg.column
-            for y in range(1, 67):
-                for x in range(1, 67):
-                    total = 0.0
+        def median(state: Nine, msg: Patch, out: Clean) -> bool:
+            for y in range(16):
+                for x in range(16):
                     for n in range(9):
-                        total += msg.pixels[y - 1 + n // 3, x - 1 + n % 3]
-                    out.pixels[y, x] = total / 9
+                        value = msg.pixels[y + n // 3, x + n % 3]
+                        place = n
+                        while place > 0 and state.nine[place - 1] > value:
+                            state.nine[place] = state.nine[place - 1]
+                            place -= 1
+                        state.nine[place] = value
+                    out.pixels[y, x] = state.nine[4]
             return True
     """,
-    after="A mean spreads a spoilt pixel over nine; the median drops it. Try both on `noisy`.",
+    after="Sorting by insertion is slow for many values, and the quickest there is for nine.",
 )
-async def soft(runtime: RingKernelRuntime, soft: Any) -> None:
-    """The mean of 3 × 3 pixels."""
-    step = some_step(soft, replies=True)
-    pixels = _tiles(2)
-    replies, _ = await tried(runtime, step, row=np.array([3, 5]), column=np.array([7, 0]), pixels=pixels)
-    if len(replies) != 2:
-        raise Wrong(f"It was given 2 tiles and replied with {len(replies)}: end it with `return True`.")
-    if replies["row"].tolist() != [3, 5] or replies["column"].tolist() != [7, 0]:
-        raise Wrong(
-            f"Tiles at (3, 7) and (5, 0) come back at {tuple(replies[0][['row', 'column']].tolist())} and "
-            f"{tuple(replies[1][['row', 'column']].tolist())}: nobody would know where they belong."
-        )
-    found, total = replies["pixels"][:, 1:67, 1:67], _total(pixels)
-    expected = total / 9
-    off = np.abs(found - expected) > 1e-4
-    if not off.any():
+async def median(runtime: RingKernelRuntime, median: Any) -> None:
+    """A filter that takes out single wrong pixels."""
+    step = some_step(median, replies=True)
+    random = np.random.default_rng(14)
+    y, x = np.mgrid[:18, :18]
+    patches = np.stack([40 * n + 3 * y + 2 * x for n in range(4)]).astype(np.uint8)
+    patches += random.integers(0, 8, patches.shape, np.uint8)
+    wrong = random.random(patches.shape)
+    patches[wrong < 0.05], patches[wrong > 0.95] = 0, 255
+    replies, _ = await tried(runtime, step, pixels=patches)
+    if len(replies) != len(patches):
+        raise Wrong(f"It replied {len(replies)} times to {len(patches)} patches: return True for each.")
+    if "pixels" not in (replies.dtype.names or ()) or replies["pixels"].shape[1:] != (16, 16):
+        raise Wrong("Its replies have no `pixels` of 16 × 16: annotate `out` with Clean.")
+
+    around = sliding_window_view(patches, (3, 3), axis=(1, 2)).reshape(len(patches), 16, 16, 9)
+    answer, right = replies["pixels"], np.median(around, axis=-1)
+    others = {
+        "the pixels as they came: are the nine values in order before the fifth is taken?": around[..., 4],
+        "the mean of the nine, which the wrong pixels spoil. The median is the fifth of them in order.": (
+            around.sum(axis=-1) // 9
+        ),
+        "the largest of the nine: that one stands at the end, and the median in the middle.": around.max(axis=-1),
+        "the smallest of the nine: that one stands at the beginning, and the median in the middle.": (
+            around.min(axis=-1)
+        ),
+        "the fourth of the nine in order. Places are counted from 0: the fifth is at place 4.": (
+            np.sort(around, axis=-1)[..., 3]
+        ),
+        "the sixth of the nine in order. Places are counted from 0: the fifth is at place 4.": (
+            np.sort(around, axis=-1)[..., 5]
+        ),
+    }
+    if np.array_equal(answer, right):
         return
-    centre = pixels[:, 1:67, 1:67]
-    if np.allclose(found, (total - centre) / 8, atol=1e-4):
-        raise Wrong("It is the mean of the eight around a pixel: the pixel itself belongs to the nine.")
-    if np.allclose(found, total / 8, atol=1e-4) or np.allclose(found, np.minimum(total / 8, 1), atol=1e-4):
-        raise Wrong("It is brighter than it should be, by an eighth: nine pixels are added, and divided by 8.")
-    if np.allclose(found, total, atol=1e-3):
-        raise Wrong("It is the sum of the nine: a mean is divided by their number.")
-    if np.allclose(found, centre, atol=1e-4):
-        raise Wrong("The tile comes back as it was.")
-    rim = np.ones_like(off)
-    rim[:, 1:-1, 1:-1] = False
-    if not (off & ~rim).any():
-        raise Wrong("It is right inside and wrong at the rim: pixels 1 to 66 are wanted, `range(1, 67)`.")
-    which, y, x = np.argwhere(off)[0]
+    for story, other in others.items():
+        if np.array_equal(answer, other):
+            raise Wrong(f"It replies with {story}")
+    inner = (slice(None), slice(0, 15), slice(0, 15))
+    if np.array_equal(answer[:, 1:, 1:], right[inner]):
+        raise Wrong(
+            "Each median is one pixel too far down and to the right: the nine of `out.pixels[y, x]` begin at "
+            "`msg.pixels[y, x]`."
+        )
+    n, row, column = np.argwhere(answer != right)[0]
+    values = ", ".join(map(str, around[n, row, column]))
     raise Wrong(
-        f"Pixel ({y + 1}, {x + 1}) of a tile is {found[which, y, x]:.4f}, and the mean of its nine neighbours is "
-        f"{expected[which, y, x]:.4f}."
+        f"Patch {n}, pixel [{row}, {column}]: of {values} the median is {right[n, row, column]:.0f}, and it replies "
+        f"{answer[n, row, column]}."
     )
 
 
 @exercise(
     "images.2",
     hints=(
-        "Which pixels of a tile belong to the picture, and which are there for the neighbours only?",
-        "`int(16 * pixel)` is the class, but for a pixel of exactly 1; the pixels of the picture are 2 to 65.",
+        "A tile has 36 × 36 pixels, of which the middle 32 × 32 are its own.",
+        "Two loops over `range(2, 34)`; what is counted is `state.pixels[msg.grey[y, x]] += 1`.",
     ),
-    solution=_TILE
+    solution=_GREY
     + """
-        class Histogram(Record):
-            counts: Annotated[NDArray[np.int64], Shape(16)]
+        class Brightness(Record):
+            pixels: Annotated[NDArray[np.int64], Shape(256)]
 
 
         @ring_kernel
-        def brightness(state: Histogram, msg: Tile, out: None) -> bool:
-            for y in range(2, 66):
-                for x in range(2, 66):
-                    state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1
+        def histogram(state: Brightness, msg: Grey, out: None) -> bool:
+            for y in range(2, 34):
+                for x in range(2, 34):
+                    state.pixels[msg.grey[y, x]] += 1
             return False
     """,
-    after="The margins overlap: who counts them counts some pixels twice.",
+    after="As it depends on no order, several ring kernels could count, each its own, and you add up in the end.",
 )
-async def brightness(runtime: RingKernelRuntime, brightness: Any) -> None:
-    """A histogram over all tiles."""
-    step = some_step(brightness, replies=False)
-    pixels = _tiles(3)
-    pixels[1, 20:24] = 1.0
-    pixels[2, 30:34, 5] = 0.5
-    _, state = await tried(runtime, step, row=np.arange(3), column=np.zeros(3), pixels=pixels)
-    if not hasattr(state, "counts"):
-        raise Wrong("Its state has no `counts`: annotate `state` with Histogram.")
-    inner = pixels[:, 2:66, 2:66]
-    expected, every = (np.bincount(np.minimum(16 * of, 15).astype(int).ravel(), minlength=16) for of in (inner, pixels))
-    found = np.asarray(state.counts)
-    if np.array_equal(found, expected):
+async def histogram(runtime: RingKernelRuntime, histogram: Any) -> None:
+    """Counts the pixels of all tiles by their brightness."""
+    step = some_step(histogram, replies=False)
+    random = np.random.default_rng(15)
+    whole = random.integers(0, 256, (3 * SIDE, 2 * SIDE), np.uint8)
+    whole[:40, :50] = 255
+    whole[60:, 30:] = 0
+    padded = np.pad(whole, MARGIN, "edge")
+    length = SIDE + 2 * MARGIN
+    places = [(row, column) for row in range(3) for column in range(2)]
+    tiles = np.stack([padded[row * SIDE :, column * SIDE :][:length, :length] for row, column in places])
+    rows, columns = np.array(places).T
+    _, state = await tried(runtime, step, picture=0, row=rows, column=columns, grey=tiles)
+    counted = getattr(state, "pixels", None)
+    if counted is None or np.shape(counted) != (256,):
+        raise Wrong("Its state has no `pixels` of 256 numbers: annotate `state` with Brightness.")
+
+    wanted = np.bincount(whole.ravel(), minlength=256)
+    if np.array_equal(counted, wanted):
         return
-    if np.array_equal(found, every):
-        raise Wrong(
-            f"3 tiles have {inner.size:,} pixels of the picture, and it counts {found.sum():,}: also the margins, "
-            f"which other tiles have as their own."
-        )
-    if found.sum() == len(inner[0].ravel()):
-        raise Wrong(f"It counts {found.sum():,} pixels, those of one tile: 3 tiles came.")
-    if found.sum() != inner.size:
-        raise Wrong(f"3 tiles have {inner.size:,} pixels of the picture, and it counts {found.sum():,}.")
-    place = int(np.argmax(found != expected))
-    raise Wrong(
-        f"All {inner.size:,} pixels are counted, but from {place}/16 on there are {expected[place]:,}, and it counts "
-        f"{found[place]:,}."
-    )
-
-
-@message
-class _Piece:
-    picture: int
-    row: int
-    column: int
-    rows: int
-    columns: int
-    pixels: np.ndarray[Any, Any]
+    own = tiles[:, MARGIN:-MARGIN, MARGIN:-MARGIN]
+    story = f"A picture of {whole.shape[0]} × {whole.shape[1]} = {whole.size:,} pixels came in {len(tiles)} tiles"
+    if np.array_equal(counted, np.bincount(tiles.ravel(), minlength=256)):
+        raise Wrong(f"{story}, and it counts {counted.sum():,}: those of the margins too, which belong to neighbours.")
+    if np.array_equal(counted, np.bincount(own[-1].ravel(), minlength=256)):
+        raise Wrong(f"{story}, and only the last one is counted. A state begins with zeros; nobody has to clear it.")
+    shifted = np.bincount(tiles[:, :SIDE, :SIDE].ravel(), minlength=256)
+    if np.array_equal(counted, shifted):
+        raise Wrong(f"{story}. It counts 32 × 32 pixels of each, but those in the corner: its own begin at [2, 2].")
+    if counted.sum() != whole.size:
+        raise Wrong(f"{story}, and it counts {counted.sum():,}.")
+    value = np.flatnonzero(counted != wanted)[0]
+    raise Wrong(f"{story}. {wanted[value]:,} pixels have the brightness {value}, and it counts {counted[value]:,}.")
 
 
 @exercise(
     "images.3",
     hints=(
-        "Keep the pieces in a dict of dicts: by the number of the picture, and in it by (row, column). When is one "
-        "full?",
-        "`pieces = ctx.state.pictures.setdefault(piece.picture, {})`; when it has rows × columns pieces, `np.block` "
-        "makes an array of a list of rows.",
+        "Keep what has come in a dictionary, by row and column, and the number of the row that is to be sent next.",
+        "After each tile look at the next row only. If all its tiles are there, send it, and look again: the one after "
+        "it may have been complete for long. That is a `while`, and no `if`.",
+        "`while all((following, column) in tiles for column in range(COLUMNS)):` send "
+        "`np.hstack([tiles.pop((following, column)) for column in range(COLUMNS)])`, and add 1 to `following`.",
     ),
     solution="""
+        COLUMNS = 4
+
+
         @ring_kernel
-        async def assembler(ctx):
-            pictures = {}
-            async for piece in ctx:
-                pieces = pictures.setdefault(piece.picture, {})
-                pieces[piece.row, piece.column] = piece.pixels
-                if len(pieces) == piece.rows * piece.columns:
-                    del pictures[piece.picture]
-                    rows, columns = range(piece.rows), range(piece.columns)
-                    await ctx.send(np.block([[pieces[row, column] for column in columns] for row in rows]))
+        async def strips(ctx):
+            tiles, following = {}, 0
+            async for tile in ctx:
+                tiles[tile.row, tile.column] = tile.edges
+                while all((following, column) in tiles for column in range(COLUMNS)):
+                    await ctx.send(np.hstack([tiles.pop((following, column)) for column in range(COLUMNS)]))
+                    following += 1
     """,
-    after="A number that may be used again is forgotten in time: so the memory stays bounded as well.",
+    after="That is how a network puts packets back into order; what it has to keep is as much as they are mixed up.",
 )
-async def assembler(runtime: RingKernelRuntime, assembler: Any) -> None:
-    """Whole pictures of mixed pieces."""
-    kernel = await launched(runtime, some_kernel(assembler), "assembler")
-    random = np.random.default_rng(5)
-    pictures = {number: random.integers(0, 256, shape) for number, shape in ((7, (4, 6)), (2, (6, 9)), (0, (2, 3)))}
-    pieces = [
-        _Piece(number, y, x, len(whole) // 2, whole.shape[1] // 3, whole[2 * y : 2 * y + 2, 3 * x : 3 * x + 3].copy())
-        for number, whole in pictures.items()
-        for y in range(len(whole) // 2)
-        for x in range(whole.shape[1] // 3)
-    ]
-    for turn in range(2):  # the numbers are used again
-        missing = {number: sum(piece.picture == number for piece in pieces) for number in pictures}
-        for place in random.permutation(len(pieces)).tolist():
-            piece = pieces[place]
-            missing[piece.picture] -= 1
-            await kernel.send(piece)
-            await runtime.wait_idle(kernel.id, timeout=5)
-            if kernel.state.over:
-                why = f": {kernel.exception}" if kernel.exception is not None else ""
-                raise Wrong(f"It has ended after a piece of picture {piece.picture}{why}. All pieces need a loop.")
-            came = kernel.statistics().replies_unread
-            whole = pictures[piece.picture]
-            case = f"the piece ({piece.row}, {piece.column}) of picture {piece.picture}"
-            if missing[piece.picture]:
-                if came:
-                    raise Wrong(f"After {case} it sends something, and {missing[piece.picture]} more are to come.")
-                continue
-            again = " The number was used once before." * turn
-            if came != 1:
-                raise Wrong(f"After {case}, the last one, {came or 'nothing'} is sent.{again}")
-            found = await runtime.receive(kernel.id)
-            if not isinstance(found, np.ndarray):
-                raise Wrong(f"It sends {type(found).__name__}, and not an array.")
-            if found.shape != whole.shape:
-                raise Wrong(f"Picture {piece.picture} has the shape {whole.shape}, and it sends one of {found.shape}.")
-            if not np.array_equal(found, whole):
+async def strips(runtime: RingKernelRuntime, strips: Any) -> None:
+    """Puts tiles together, and strips into order."""
+    definition = some_kernel(strips)
+    if isinstance(definition, StepDefinition):
+        raise Wrong(f"{definition.kernel_id} is a step: an async ring kernel is wanted, `async def strips(ctx):`.")
+    taken: Any = Edges if object in definition.input_types else definition.input_types[0]
+    random = np.random.default_rng(16)
+    rows = 5
+    tiles = random.integers(0, 256, (rows, COLUMNS, SIDE, SIDE), np.uint8)
+    places = [(row, column) for row in range(rows) for column in range(COLUMNS)]
+    orders = {
+        "in order": places,
+        "from right to left": [(row, COLUMNS - 1 - column) for row, column in places],
+        "from the bottom up": places[::-1],
+        "mixed up": [places[n] for n in random.permutation(len(places))],
+    }
+    for kind, order in orders.items():
+        kernel = await launched(runtime, definition, f"strips, {kind}")
+        sent, missing = 0, [COLUMNS] * rows
+        for row, column in order:
+            missing[row] -= 1
+            ready = next((n for n in range(rows) if missing[n]), rows)
+            after = f"Tiles come {kind}; after that of row {row}, column {column},"
+            try:
+                message = taken(0, row, column, tiles[row, column])
+            except TypeError:
+                raise Wrong(f"It takes {taken.__name__}, and it is sent Edges: `KernelContext[Edges, ...]`.") from None
+            came = await _strips(kernel, message, after)
+            for strip in came:
+                _judge_strip(strip, after, sent, tiles)
+                sent += 1
+            if sent < ready and came:
                 raise Wrong(
-                    f"Picture {piece.picture} is sent when it is complete, but not all pieces are in place.{again}"
+                    f"{after} it sends row {sent - 1} and stops. Row {sent} has been complete before: it follows."
                 )
+            if sent < ready:
+                raise Wrong(f"{after} row {sent} is complete and is the next one, and it is not sent.")
+
+
+async def _strips(kernel: RingKernel, message: Any, after: str) -> list[Any]:
+    """What it replies to one more tile."""
+    try:
+        await kernel.send(message)
+        await kernel.runtime.wait_idle(kernel.id, timeout=TIMEOUT)
+    except TimeoutError:
+        raise Wrong(f"{after} it is still busy {TIMEOUT:g} s later.") from None
+    except KernelStateError:
+        raise Wrong(
+            f"It has ended before the tile of row {message.row}, column {message.column}: one that takes every message "
+            f"has a loop, `async for tile in ctx:`."
+        ) from None
+    if kernel.exception is not None:
+        raise Wrong(f"{after} it failed: {error_text(kernel.exception)}.")
+    return [await kernel.receive() for _ in range(kernel.statistics().replies_unread)]
+
+
+def _judge_strip(strip: Any, after: str, sent: int, tiles: NDArray[np.uint8]) -> None:
+    """One that it has sent, when the first `sent` of them were right."""
+    if not isinstance(strip, np.ndarray):
+        raise Wrong(f"{after} it sends {type(strip).__name__}, and not an array: the pixels are wanted.")
+    shape = SIDE, SIDE * COLUMNS
+    if strip.shape != shape:
+        raise Wrong(f"{after} it sends an array of shape {strip.shape}: a strip has {shape}.")
+    whose = {tile.tobytes(): (n // COLUMNS, n % COLUMNS) for n, tile in enumerate(tiles.reshape(-1, SIDE, SIDE))}
+    found = [whose.get(part.astype(np.uint8).tobytes()) for part in np.split(strip, COLUMNS, axis=1)]
+    row = -1 if found[0] is None else found[0][0]
+    if found != [(row, column) for column in range(COLUMNS)]:
+        named = "; ".join("none" if place is None else f"row {place[0]}, column {place[1]}" for place in found)
+        raise Wrong(
+            f"{after} it sends a strip of these tiles: {named}. It has one row, from column 0 to {COLUMNS - 1}."
+        )
+    if row != sent:
+        why = "again" if row < sent else f"and row {sent}, which comes before it, has not been sent"
+        raise Wrong(f"{after} it sends row {row}, {why}.")

@@ -68,30 +68,6 @@ HOME = "def first_shares(names, home):\n    return {}\n"
 NEW = "def correction(rank, before, after):\n    return {}\n"
 ALL = "(0.15 + 0.85 * state.stuck) / state.size"
 
-TILE = (
-    "@message\nclass Tile:\n    row: np.int32\n    column: np.int32\n"
-    "    pixels: Annotated[NDArray[np.float32], Shape(68, 68)]\n\n\n"
-)
-SOFT = TILE + (
-    "@ring_kernel(backend='interpreted')\ndef soft(state: None, msg: Tile, out: Tile) -> bool:\n    p = msg.pixels\n"
-    "    {}\n    for y in range({}):\n        for x in range(1, 67):\n            total = 0.0\n"
-    "            for n in range(9):\n                total += p[y - 1 + n // 3, x - 1 + n % 3]\n"
-    "            out.pixels[y, x] = {}\n    return {}\n"
-)
-PLACE = "out.row, out.column = msg.row, msg.column"
-BRIGHT = TILE + (
-    "class Histogram(Record):\n    counts: Annotated[NDArray[np.int64], Shape(16)]\n\n\n"
-    "@ring_kernel(backend='interpreted')\ndef brightness(state: Histogram, msg: Tile, out: None) -> bool:\n"
-    "    {}\n    for y in range({}):\n        for x in range({}):\n            {}\n    return False\n"
-)
-WHOLE = (
-    "@ring_kernel\nasync def assembler(ctx):\n    known = {{}}\n    async for piece in ctx:\n"
-    "        pieces = known.setdefault({}, {{}})\n        pieces[piece.row, piece.column] = piece.pixels\n"
-    "        if {}:\n            {}\n            grid = [[pieces.get((y, x)) for x in range(piece.columns)] "
-    "for y in range(piece.rows)]\n            await ctx.send({})\n"
-)
-COMPLETE = "len(pieces) == piece.rows * piece.columns"
-
 COPIES = (
     "def count_copies(accesses):\n    newest, copies = {{'host', 'device'}}, 0\n    for verb, side in accesses:\n"
     "        if {}:\n            copies += 1\n        newest = {}\n    return copies\n"
@@ -190,6 +166,37 @@ FULL = (
     "def bottleneck(runtime):\n    kernels = runtime.statistics().kernels\n"
     "    full = [name for name, kernel in kernels.items() if kernel.queue_depth == kernel.queue_size]\n    {}\n"
 )
+
+MEDIAN = (
+    "@message\nclass Patch:\n    pixels: Annotated[NDArray[np.uint8], Shape(18, 18)]\n\n\n"
+    "@message\nclass Clean:\n    pixels: Annotated[NDArray[np.uint8], Shape(16, 16)]\n\n\n"
+    "class Nine(Record):\n    nine: Annotated[NDArray[np.uint8], Shape(9)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef median(state: Nine, msg: Patch, out: Clean) -> bool:\n"
+    "    for y in range(16):\n        for x in range(16):\n            {}\n    return True\n"
+)
+SORT = (
+    "for n in range(9):\n                value = msg.pixels[{}]\n                place = n\n"
+    "                while place > 0 and state.nine[place - 1] > value:\n"
+    "                    state.nine[place] = state.nine[place - 1]\n                    place -= 1\n"
+    "                state.nine[place] = value\n            out.pixels[y, x] = state.nine[{}]"
+)
+NEAR = "y + n // 3, x + n % 3"
+
+HISTOGRAM = (
+    "@message\nclass Grey:\n    picture: np.int32\n    row: np.int32\n    column: np.int32\n"
+    "    grey: Annotated[NDArray[np.uint8], Shape(36, 36)]\n\n\n"
+    "class Brightness(Record):\n    pixels: Annotated[NDArray[np.int64], Shape(256)]\n\n\n"
+    "@ring_kernel(backend='interpreted')\ndef histogram(state: Brightness, msg: Grey, out: None) -> bool:\n    {}\n"
+    "    for y in range({}):\n        for x in range({}):\n            {}\n    return False\n"
+)
+COUNT = "state.pixels[msg.grey[y, x]] += 1"
+
+STRIPS = (
+    "COLUMNS = 4\n\n\n@ring_kernel\nasync def strips(ctx):\n    tiles, following = {{}}, 0\n"
+    "    async for tile in ctx:\n        tiles[tile.row, tile.column] = tile.edges\n        {}\n"
+)
+COMPLETE = "all((following, column) in tiles for column in range(COLUMNS))"
+STRIP = "[tiles.pop((following, column)) for column in range(COLUMNS)]"
 
 WRONG: dict[str, list[tuple[str, str]]] = {
     "first_actor.1": [
@@ -348,53 +355,100 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (LATEST.format("ctx.state.seen.append(await ctx.receive())"), "and ended"),
     ],
     "images.1": [
-        ("soft = ...", "nothing yet"),
-        ("def soft(state, msg, out): ...", "plain function"),
-        (SOFT.format(PLACE, "1, 67", "total / 9", "False"), "replied with 0"),
-        (SOFT.format("pass", "1, 67", "total / 9", "True"), "nobody would know where"),
-        (SOFT.format(PLACE, "1, 67", "total / 8", "True"), "divided by 8"),
-        (SOFT.format(PLACE, "1, 67", "(total - p[y, x]) / 8", "True"), "belongs to the nine"),
-        (SOFT.format(PLACE, "1, 67", "total", "True"), "the sum of the nine"),
-        (SOFT.format(PLACE, "1, 67", "p[y, x]", "True"), "as it was"),
-        (SOFT.format(PLACE, "2, 66", "total / 9", "True"), "wrong at the rim"),
-        (SOFT.format(PLACE, "1, 67", "total / 9 * (x > 30)", "True"), "Pixel (1, 1) of a tile"),
-        (SOFT.format(PLACE, "1, 69", "total / 9", "True"), "It failed"),
+        ("median = ...", "nothing yet"),
+        ("def median(patch):\n    return np.median(patch)", "@ring_kernel"),
+        (BODY.format("median", "async for patch in ctx:\n        await ctx.send(patch)"), "write a step"),
+        (MEDIAN.format("pass").replace("True", "False"), "replied 0 times to 4 patches"),
+        (
+            MEDIAN.format(
+                "total = 0\n            for n in range(9):\n"
+                "                total += int(msg.pixels[y + n // 3, x + n % 3])\n"
+                "            out.pixels[y, x] = total // 9"
+            ),
+            "the mean of the nine",
+        ),
+        (
+            MEDIAN.format(
+                "for n in range(9):\n                state.nine[n] = msg.pixels[y + n // 3, x + n % 3]\n"
+                "            out.pixels[y, x] = state.nine[4]"
+            ),
+            "the pixels as they came",
+        ),
+        (MEDIAN.format(SORT.format(NEAR, 5)), "the sixth of the nine"),
+        (MEDIAN.format(SORT.format(NEAR, 8)), "the largest of the nine"),
+        (MEDIAN.format(SORT.format("y + n // 3 - 1, x + n % 3 - 1", 4)), "one pixel too far"),
+        (MEDIAN.format(SORT.format("y + n // 3 + 1, x + n % 3 + 1", 4)), "IndexError"),
+        (MEDIAN.format(SORT.format("y + n % 3, x + n % 3", 4)), "the median is"),
+        (MEDIAN.format(SORT.format(NEAR, 4)).replace("out: Clean", "out: Patch"), "annotate `out` with Clean"),
+        (MEDIAN.format(SORT.format(NEAR, 4)).replace("pixels", "grey"), "Patch has no field `pixels`"),
     ],
     "images.2": [
-        ("brightness = ...", "nothing yet"),
+        ("histogram = ...", "nothing yet"),
+        ("histogram = np.bincount", "write `@ring_kernel` above it"),
+        (HISTOGRAM.format("pass", 36, 36, COUNT), "those of the margins too"),
+        (HISTOGRAM.format("pass", 32, 32, COUNT), "those in the corner"),
+        (HISTOGRAM.format("pass", "2, 33", "2, 33", COUNT), "and it counts 5,766"),
+        (HISTOGRAM.format("state.pixels[:] = 0", "2, 34", "2, 34", COUNT), "only the last one"),
+        (HISTOGRAM.format("pass", "2, 34", "2, 34", "state.pixels[msg.grey[y, x]] = 1"), "and it counts 256"),
         (
-            BRIGHT.format("pass", "68", "68", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"),
-            "also the margins",
+            HISTOGRAM.format("pass", "2, 34", "2, 34", "state.pixels[max(1, msg.grey[y, x])] += 1"),
+            "have the brightness 0, and it counts 0",
         ),
-        (BRIGHT.format("pass", "2, 66", "2, 66", "state.counts[int(16 * msg.pixels[y, x])] += 1"), "It failed"),
+        (HISTOGRAM.format("pass", "2, 34", "2, 34", COUNT).replace("out: None", "out: Grey"), "out` with None"),
         (
-            BRIGHT.format("pass", "2, 66", "2, 66", "state.counts[min(int(15 * msg.pixels[y, x]), 15)] += 1"),
-            "from 0/16 on",
-        ),
-        (
-            BRIGHT.format(
-                "state.counts[:] = 0", "2, 66", "2, 66", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"
-            ),
-            "those of one tile",
-        ),
-        (
-            BRIGHT.format("pass", "2, 66", "2, 65", "state.counts[min(int(16 * msg.pixels[y, x]), 15)] += 1"),
-            "pixels of the picture, and it counts",
+            HISTOGRAM.format("pass", "2, 34", "2, 34", "pass").replace("pixels:", "of:"),
+            "annotate `state` with Brightness",
         ),
     ],
     "images.3": [
-        ("assembler = ...", "nothing yet"),
-        ("async def assembler(ctx): ...", "write `@ring_kernel` above it"),
-        ("@ring_kernel\nasync def assembler(ctx):\n    await ctx.receive()", "need a loop"),
-        (WHOLE.format("0", COMPLETE, "known.clear()", "np.block(grid)"), "It has ended"),
-        (WHOLE.format("piece.picture", "True", "pass", "piece.pixels"), "more are to come"),
-        (WHOLE.format("piece.picture", COMPLETE, "pass", "np.block(grid)"), "sends something"),
-        (WHOLE.format("piece.picture", COMPLETE, "known.clear()", "np.block(grid)"), "the last one, nothing is sent"),
-        (WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "grid"), "and not an array"),
-        (WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "np.block(grid).T"), "has the shape"),
+        ("strips = ...", "nothing yet"),
+        ("def strips(tiles):\n    return tiles", "@ring_kernel"),
         (
-            WHOLE.format("piece.picture", COMPLETE, "known.pop(piece.picture)", "np.block(grid)[::-1]"),
-            "not all pieces are in place",
+            HISTOGRAM.format("pass", 36, 36, COUNT).replace("histogram", "strips") + "\n",
+            "an async ring kernel is wanted",
+        ),
+        (STRIPS.format("await ctx.send(tile.edges)"), "of shape (32, 32)"),
+        (STRIPS.format(f"while {COMPLETE}:\n            await ctx.send({STRIP})\n            following += 1"), "list"),
+        (
+            STRIPS.format(
+                f"while {COMPLETE}:\n            await ctx.send(np.vstack({STRIP}))\n            following += 1"
+            ),
+            "(128, 32)",
+        ),
+        (
+            STRIPS.format(
+                f"if {COMPLETE}:\n            await ctx.send(np.hstack({STRIP}))\n            following += 1"
+            ),
+            "sends row 0 and stops",
+        ),
+        (
+            STRIPS.format("following = tile.row\n        if " + COMPLETE + f": await ctx.send(np.hstack({STRIP}))"),
+            "it sends row 4, and row 0, which comes before it",
+        ),
+        (
+            STRIPS.format(
+                "if len(tiles) == COLUMNS:\n            await ctx.send(np.hstack(list(tiles.values())))\n"
+                "            tiles.clear()"
+            ),
+            "row 0, column 3; row 0, column 2",
+        ),
+        (
+            STRIPS.format(f"while {COMPLETE}:\n            await ctx.send(np.hstack({STRIP}))"),
+            "row 1 is complete and is",
+        ),
+        (STRIPS.format("following = 5 if len(tiles) == 20 else 0"), "row 0 is complete and is the next"),
+        (
+            STRIPS.format(
+                f"if {COMPLETE}:\n            await ctx.send(np.hstack({STRIP.replace('pop(', '__getitem__(')}))"
+            ),
+            "it sends row 0, again",
+        ),
+        (STRIPS.format("tiles[tile.row, tile.column + 1]"), "it failed: KeyError"),
+        (STRIPS.format("return"), "It has ended before the tile of row 0, column 1"),
+        (
+            "@message\nclass Grey:\n    grey: object\n\n\n@ring_kernel\n"
+            "async def strips(ctx: KernelContext[Grey, None]):\n    async for tile in ctx:\n        pass\n",
+            "It takes Grey, and it is sent Edges",
         ),
     ],
     "interop.1": [
