@@ -211,7 +211,7 @@ def test_words_are_spelled_right() -> None:
         "--skip",
         "*.gif,*.js",
         "--ignore-regex",
-        "base64,[A-Za-z0-9+/=]+",
+        r"base64,[A-Za-z0-9+/=]+|\"image/png\": \"[^\"]+",
         *map(str, sources),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
