@@ -1,8 +1,8 @@
 """Ring kernels whose step runs in plain Python, on the event loop of the runtime.
 
 Slow, and what a debugger needs: ``breakpoint()`` works in a step, an index out of bounds is an IndexError, and nothing
-has to be installed. What a step does to integers is NumPy's: they wrap around as in compiled steps, but a Python
-number that does not fit its field is an OverflowError here.
+has to be installed. What a step does to integers is NumPy's: they wrap around as in compiled steps, but those narrower
+than 64 bits do so in their own type, and a Python number that does not fit its field is an OverflowError here.
 """
 
 from __future__ import annotations
