@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -64,13 +65,36 @@ def test_every_import_of_a_notebook_is_provided(path: Path):
     assert imported(path) <= provided
 
 
-def test_it_opens_on_a_notebook_that_exists():
+def test_it_opens_on_the_tour_with_the_page_that_says_what_to_do_and_the_side_bar():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (address,) = re.findall(r"https://mybinder\.org/v2/[^\s)`]+", readme)
-    (place,) = parse_qs(urlsplit(address).query)["urlpath"]
-    opened = json.loads(re.search(r"^echo '(.*)'", (BINDER / "postBuild").read_text(), re.MULTILINE)[1])
-    assert opened["LabApp"]["default_url"] == f"/{place}"
-    assert (ROOT / place.removeprefix("lab/tree/")) in NOTEBOOKS
+    assert parse_qs(urlsplit(address).query)["urlpath"] == ["lab"]  # which opens the workspace
+    assert "jupyter lab workspaces import binder/workspace.json\n" in (BINDER / "postBuild").read_text()
+    workspace = json.loads((BINDER / "workspace.json").read_text())
+    assert workspace["metadata"]["id"] == "default"
+    layout = workspace["data"]["layout-restorer:data"]
+    shown = [widget for area in layout["main"]["dock"]["children"] for widget in area["widgets"]]
+    assert shown == ["markdownviewer-widget:binder/START.md", "notebook:notebooks/00_tour.ipynb"]
+    for widget in shown:
+        path = workspace["data"][widget]["data"]["path"]
+        assert widget.endswith(f":{path}")
+        assert (ROOT / path).is_file()
+    assert f"panel.id = '{layout['left']['current']}'" in (ROOT / "extension" / "src" / "index.ts").read_text()
+
+
+def test_the_links_of_that_page_lead_to_notebooks_that_run_there():
+    links = re.findall(r"\]\(([^)]+)\)", (BINDER / "START.md").read_text(encoding="utf-8"))
+    assert len(links) >= 10
+    for link in links:
+        assert (BINDER / link).resolve() in NOTEBOOKS
+
+
+def test_jupyterlab_takes_the_workspace(tmp_path):
+    pytest.importorskip("jupyterlab")
+    environment = os.environ | {"JUPYTERLAB_WORKSPACES_DIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "jupyterlab", "workspaces", "import", str(BINDER / "workspace.json")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert [path.name.startswith("default") for path in tmp_path.glob("*.jupyterlab-workspace")] == [True]
 
 
 def test_the_script_can_be_run():
