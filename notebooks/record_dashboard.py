@@ -1,6 +1,8 @@
 """Record the dashboard in JupyterLab, in headless Chromium, as a GIF: ring kernels at work, a crash, the way back.
 
-    python notebooks/record_dashboard.py [--out notebooks/pictures/dashboard.gif]
+    python notebooks/record_dashboard.py [--out notebooks/pictures]
+
+Twice, as dashboard.gif for light pages and as dashboard-dark.gif for dark ones.
 
 The kernels are those of `10_dashboards.ipynb`. Needs JupyterLab, Playwright, Pillow and Chromium, as the tests in the
 browser do.
@@ -77,7 +79,7 @@ def save(pictures: list[Image.Image], path: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "notebooks" / "pictures" / "dashboard.gif", help="the GIF")
+    parser.add_argument("--out", type=Path, default=ROOT / "notebooks" / "pictures", help="the folder of the GIFs")
     out: Path = parser.parse_args().out
     browser = chromium()
     if browser is None:
@@ -86,11 +88,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         try:
-            with browsing(server, browser) as lab, lab.notebook(cells(), width=1000, height=900) as nb:
-                save(frames(nb), out)
+            for name, dark in (("dashboard.gif", False), ("dashboard-dark.gif", True)):
+                with browsing(server, browser) as lab, lab.notebook(cells(), dark=dark, width=1000, height=900) as nb:
+                    save(frames(nb), out / name)
+                print(f"{out / name}: {(out / name).stat().st_size / 1000:.0f} kB")
         finally:
             server.close()
-    print(f"{out}: {out.stat().st_size / 1000:.0f} kB")
     return 0
 
 
