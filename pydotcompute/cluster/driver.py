@@ -15,11 +15,11 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
 
 from .. import __version__
-from ..exceptions import ClusterError, MessageDecodeError, NodeLostError, PyDotComputeError
+from ..exceptions import ClusterError, DefinitionError, MessageDecodeError, NodeLostError, PyDotComputeError
 from ..messages import Record, is_message_type
 from ..messages.message import registry
 from ..runtime.checks import is_count
-from ..runtime.dead_letters import DeadLetter
+from ..runtime.dead_letters import KINDS, DeadLetter
 from ..runtime.kernel import RingKernel, RingKernelDefinition, log
 from ..runtime.progress import lasting
 from ..runtime.step import StepDefinition
@@ -292,24 +292,25 @@ class Link:
         """
         if self.lost is not None:
             raise NodeLostError(self.lost)
+        return await self._called(number, verb, arguments)
+
+    def _called(self, number: int, verb: str, arguments: bytes) -> asyncio.Future[Any]:
+        """Say at once what is to be done, so that it keeps its place among messages and other calls."""
         token = next(self._tokens)
         future = self._calls[token] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: self._calls.pop(token, None))
         self.say("call", token, number, verb, arguments)
-        try:
-            return await future
-        finally:
-            self._calls.pop(token, None)
+        return future
 
     def start_call(self, number: int, verb: str, arguments: bytes) -> None:
         """`call`, and let nobody wait for it."""
 
-        async def call() -> None:
-            try:
-                await self.call(number, verb, arguments)
-            except PyDotComputeError as error:
+        def look(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
                 log.debug("%s of a ring kernel on %s: %s", verb, self.node.name, error)
 
-        self._spawn(call())
+        if self.lost is None:
+            self._called(number, verb, arguments).add_done_callback(look)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -324,7 +325,7 @@ class Link:
         number = next(self._numbers)
         self.kernels[number] = kernel
         self.teach(*_classes(kernel.definition))
-        code = self._cluster._engine.packed((kernel.id, _shipped(kernel.definition), paused))
+        code = self._packed(kernel, (kernel.id, _shipped(kernel.definition), paused))
         await self.call(number, "launch", code)
         return number
 
@@ -332,7 +333,16 @@ class Link:
         """Another definition of a kernel."""
         number = next(number for number, other in self.kernels.items() if other is kernel)
         self.teach(*_classes(kernel.definition))
-        self.start_call(number, "replace", self._cluster._engine.packed(_shipped(kernel.definition)))
+        self.start_call(number, "replace", self._packed(kernel, _shipped(kernel.definition)))
+
+    def _packed(self, kernel: RemoteKernel, code: Any) -> bytes:
+        try:
+            return self._cluster._engine.packed(code)
+        except Exception as error:
+            raise DefinitionError(
+                f"the code of {kernel.id!r} cannot go to {self.node.name} ({error}): what it uses of this process, "
+                "such as a lock, a file or a connection, has to be made in its body, or by state="
+            ) from error
 
     def forget(self, kernel: RemoteKernel) -> None:
         self._expected.discard(kernel)
@@ -417,9 +427,10 @@ class Link:
                 self._received += 1
                 for kind, *fields in self._early.pop(self._received):
                     self._take(kind, fields)
-        except MessageDecodeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a field that makes no sense leads to
             self._cluster.refused[self.node.name] += 1
-            self._lose(error)
+            what = error if isinstance(error, MessageDecodeError) else f"{type(error).__name__}: {error}"
+            self._lose(ClusterError(f"a frame of it is refused: {what}"))
 
     def _take(self, kind: str, fields: list[Any]) -> None:
         if kind == "result":
@@ -451,7 +462,7 @@ class Link:
             for number, well, value in fields[1]:
                 kernel.answer(number, well, value, self.node.name)
         elif kind == "replies":
-            kernel.reply([wire.decoded(blob) for blob in fields[1]])
+            kernel.replies(fields[1])
             self._credit_soon()
         elif kind == "records":
             kernel.reply_records(fields[1], fields[2])
@@ -462,7 +473,7 @@ class Link:
             kernel.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
         elif kind == "print":
             context = kernel.definition.context or contextvars.copy_context()
-            context.copy().run(lambda: sys.stdout.write(fields[1]))
+            context.copy().run(_print, fields[1])
         elif kind == "letter":
             self._take_letter(kernel, *fields[1:])
 
@@ -478,6 +489,8 @@ class Link:
     def _take_letter(
         self, kernel: RemoteKernel, blob: Any, reason: str, kind: Any, error: Any, is_reply: bool, instance: Any
     ) -> None:
+        if kind not in KINDS:
+            raise MessageDecodeError(f"no kind of dead letter: {kind!r:.50}")
         try:
             message = wire.decoded(blob) if isinstance(blob, bytes) else blob
         except PyDotComputeError as problem:
@@ -532,7 +545,7 @@ class Link:
                 try:
                     message = wire.decoded(sent.blob)
                     await runtime.send(target, message, sent.instance)
-                except PyDotComputeError as error:
+                except Exception as error:  # noqa: BLE001 - told to who has sent it; the others wait behind it
                     failed = error
                     runtime.dead_letters.add(
                         DeadLetter(target, message, str(error), kind="undeliverable", instance=sent.instance)
@@ -557,7 +570,7 @@ class Link:
             reply = await self._cluster.runtime.ask(target, wire.decoded(sent.blob), sent.timeout, sent.instance)
             self.teach(type(reply))
             self.say("answer", sent.token, True, None if reply is None else wire.encoded(reply))
-        except PyDotComputeError as error:
+        except Exception as error:  # noqa: BLE001 - told to who has asked
             self.say("answer", sent.token, False, wire.described(error))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -577,7 +590,7 @@ class Link:
                 task.cancel()
         if self._crediting is not None:
             self._crediting.cancel()
-        for future in self._calls.values():
+        for future in list(self._calls.values()):
             if not future.done():
                 future.set_exception(NodeLostError(self.lost or f"{self.node.name} is closed"))
         for kernel in {*self.kernels.values(), *self._expected}:
@@ -595,6 +608,16 @@ class Link:
         self.lost = f"{self.node.name} is closed"
         self._end()
         self._cluster._engine.kill(self._handle)
+
+
+def _print(text: str) -> None:
+    """Write what a body has printed; what cannot be written here harms nobody."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
+    except Exception as error:  # noqa: BLE001 - a stream of the user's, or one that is closed
+        log.debug("%r cannot be printed: %s", text, error)
 
 
 def _short(error: BaseException) -> str:

@@ -180,7 +180,10 @@ class Host:
             token, there, value = fields
             if (future := self._asking.pop(token, None)) is not None and not future.done():
                 if there:
-                    future.set_result(None if value is None else wire.decoded(value))
+                    try:
+                        future.set_result(None if value is None else wire.decoded(value))
+                    except MessageDecodeError as problem:  # of a class that is not known here
+                        future.set_exception(problem)
                 else:
                     future.set_exception(wire.restored(value, "the node of the runtime"))
         elif kind == "sent":
@@ -216,6 +219,8 @@ class Host:
                 await runtime.deactivate(kernel_id)
             self._work.set()
             return None
+        if number not in self._residents:
+            raise ClusterError(f"the ring kernel has ended on {self.name}")
         kernel = self._residents[number].kernel
         if verb == "replace":
             definition = _code(arguments)

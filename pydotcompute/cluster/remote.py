@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DefinitionError, InstanceError, NodeLostError
+from ..exceptions import DefinitionError, InstanceError, MessageDecodeError, NodeLostError
 from ..messages import DEFAULT_PRIORITY, from_record, from_records, layout
 from ..runtime.kernel import CODES, RingKernel, RingKernelDefinition
 from ..runtime.lifecycle import KernelState
@@ -433,6 +433,8 @@ class RemoteKernel(RingKernel):
         n = done - self._done
         if n <= 0:
             return
+        if n > self.flying:
+            raise MessageDecodeError(f"it is done with {n} messages of {self.id!r}, and {self.flying} were there")
         self._done = done
         self.flying -= n
         while n:
@@ -458,29 +460,50 @@ class RemoteKernel(RingKernel):
         if not well:
             sink.fail(wire.restored(value, where))
             return
-        reply = None if value is None else wire.decoded(value)
         asked = self._traced.pop(number, None)
+        try:
+            reply = None if value is None else wire.decoded(value)
+        except MessageDecodeError as error:  # of a class that is not known here, or not any more
+            self.bury((_unread(value), 0, None), str(error), "undeliverable", error)
+            sink.fail(error)
+            return
         if self._observers and reply is not None:
             self.seen("replied", asked, self.id, reply, asked)
         if not sink.set(reply):
             self.bury((reply, 0, None), "late reply: the ask had ended", "late")
 
-    def reply(self, replies: list[Any]) -> None:
+    def replies(self, blobs: list[bytes]) -> None:
         """Replies that belong to no ask."""
-        self._received += len(replies)
-        for reply in replies:
-            if self._observers:
-                self.seen("replied", None, self.id, reply, None)
-            if self._out.closed:
-                self.bury((reply, 0, None), "the reply came when the kernel had ended", "unread")
+        for blob in blobs:
+            try:
+                reply = wire.decoded(blob)
+            except MessageDecodeError as error:  # as above
+                self._received += 1
+                self.bury((_unread(blob), 0, None), str(error), "undeliverable", error)
             else:
-                self._out.put_at(DEFAULT_PRIORITY, reply)
+                self.reply(reply)
+
+    def reply(self, reply: Any) -> None:
+        """A reply that belongs to no ask."""
+        self._received += 1
+        if self._observers:
+            self.seen("replied", None, self.id, reply, None)
+        if self._out.closed:
+            self.bury((reply, 0, None), "the reply came when the kernel had ended", "unread")
+        else:
+            self._out.put_at(DEFAULT_PRIORITY, reply)
 
     def reply_records(self, n: int, data: bytes) -> None:
         definition = self.definition
         assert isinstance(definition, StepDefinition)
         assert definition.reply_type is not None
-        self.reply(from_records(definition.reply_type, np.frombuffer(data, layout(definition.reply_type).dtype)))
+        replies: list[Any] = from_records(
+            definition.reply_type, np.frombuffer(data, layout(definition.reply_type).dtype)
+        )
+        if len(replies) != n:
+            raise MessageDecodeError(f"{len(replies)} records came where {n} were announced")
+        for reply in replies:
+            self.reply(reply)
 
     # Observers hear that a message is started when it leaves for the node, and that it has ended when the node says so.
 
@@ -508,6 +531,8 @@ class RemoteKernel(RingKernel):
 
     def count(self, row: bytes, sent: dict[str, int], waits_for: str) -> None:
         """Its counters on its host."""
+        if len(row) != COUNTERS.itemsize or not all(type(n) is int for n in sent.values()):
+            raise MessageDecodeError(f"no counters of {self.id!r}")
         self._host_row, self._sent_from_there, self._said = row, sent, waits_for
         self._marker = None
 
@@ -654,6 +679,11 @@ class RemoteKernel(RingKernel):
 def _mark(instance: int | None) -> Any:
     """That of a message which is not sent any more."""
     return b"" if instance is None else (b"", instance)
+
+
+def _unread(blob: bytes) -> str:
+    """What stands for a reply that cannot be decoded."""
+    return f"<a reply of {len(blob)} bytes>"
 
 
 def _address(instance: int | None) -> int:
