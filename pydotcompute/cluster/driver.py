@@ -348,6 +348,9 @@ class Link:
         self._expected.discard(kernel)
         for number in [number for number, other in self.kernels.items() if other is kernel]:
             del self.kernels[number]
+            self._credits.pop(number, None)
+            if not kernel.has_ended_there:  # it, or what is being made of it there
+                self.start_call(number, "drop", b"")
 
     async def _send(self) -> None:
         """Fill frames with what there is, and have a few of them on the way."""
@@ -469,6 +472,9 @@ class Link:
             self._credit_soon()
         elif kind == "counters":
             kernel.count(*fields[1:])
+        elif kind == "restarted":
+            error = None if fields[3] is None else wire.restored(fields[3], self.node.name)
+            kernel.restarted_there(fields[1], fields[2], error)
         elif kind == "ended":
             kernel.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
         elif kind == "print":

@@ -31,6 +31,7 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.dead_letters import DeadLetter, DeadLetters
 from ..runtime.executor import backend
 from ..runtime.kernel import RingKernel
+from ..runtime.lifecycle import KernelState
 from ..runtime.runtime import RingKernelRuntime
 from ..runtime.scheduler import AWAITED, NEW, SET, Wait
 from ..runtime.step import StepDefinition
@@ -70,6 +71,7 @@ class Host:
         self._work = asyncio.Event()
         self._residents: dict[int, _Resident] = {}
         self._numbers: dict[str, int] = {}  # of the kernels, by id
+        self._launching: dict[int, asyncio.Future[None]] = {}
         self._items: list[list[Any]] = []  # what is to be said
         self._asking: dict[int, asyncio.Future[Any]] = {}
         self._tokens = 0
@@ -208,16 +210,16 @@ class Host:
     async def _do(self, number: int, verb: str, arguments: bytes) -> Any:
         runtime = self._runtime
         if verb == "launch":
-            kernel_id, definition, paused = _code(arguments)
-            if isinstance(definition, StepDefinition):
-                definition._backend = backend(definition.backend)
-            kernel = await runtime.launch(definition, kernel_id=kernel_id)
-            self._residents[number] = _Resident(self, number, kernel)
-            self._numbers[kernel_id] = number
-            await runtime.activate(kernel_id)
-            if paused:
-                await runtime.deactivate(kernel_id)
-            self._work.set()
+            self._launching[number] = launching = asyncio.ensure_future(self._launch(number, arguments))
+            try:
+                return await launching
+            finally:
+                del self._launching[number]
+        if verb == "drop":
+            if number in self._launching:
+                await asyncio.wait({self._launching[number]})
+            if number in self._residents:
+                await self._drop(self._residents[number])
             return None
         if number not in self._residents:
             raise ClusterError(f"the ring kernel has ended on {self.name}")
@@ -231,10 +233,13 @@ class Host:
             return None
         given: Any = wire.decoded(arguments) if arguments else None
         if verb == "deactivate":
-            await runtime.deactivate(kernel.id)
+            if kernel.state is KernelState.ACTIVE:
+                await runtime.deactivate(kernel.id)
             await kernel._until_stop()
+            self._tell_done(number)
         elif verb == "reactivate":
-            await runtime.reactivate(kernel.id)
+            if kernel.state is KernelState.DEACTIVATED:
+                await runtime.reactivate(kernel.id)
         elif verb == "terminate":
             drain, timeout = given
             # The order to end came behind the messages, on a way of its own.
@@ -250,6 +255,7 @@ class Host:
                 return [wire.encoded(message) for message in await stepping]
             finally:
                 del self._stepping[number]
+                self._tell_done(number)
         elif verb == "step no more":
             if number in self._stepping:
                 self._stepping[number].cancel()
@@ -258,6 +264,36 @@ class Host:
         else:
             raise ClusterError(f"no host knows {verb!r}: install the same pydotcompute everywhere")
         return None
+
+    async def _launch(self, number: int, code: bytes) -> None:
+        runtime = self._runtime
+        kernel_id, definition, paused = _code(code)
+        if isinstance(definition, StepDefinition):
+            definition._backend = backend(definition.backend)
+        while (former := self._numbers.get(kernel_id)) is not None:  # given up there, and not yet gone
+            await self._drop(self._residents[former])
+        kernel = await runtime.launch(definition, kernel_id=kernel_id)
+        self._residents[number] = _Resident(self, number, kernel)
+        self._numbers[kernel_id] = number
+        await runtime.activate(kernel_id)
+        if paused:
+            await runtime.deactivate(kernel_id)
+        self._work.set()
+
+    async def _drop(self, resident: _Resident) -> None:
+        """End a kernel of which nobody wants to hear any more."""
+        kernel = resident.kernel
+        with suppress(PyDotComputeError):  # somebody else may be at it
+            await self._runtime.terminate(kernel.id, drain=False, timeout=1.0)
+        while not kernel.state.over:
+            await kernel._move_or_idle()
+        if self._residents.get(resident.number) is resident:
+            self.forget(resident)
+
+    def _tell_done(self, number: int) -> None:
+        """Say, before what comes next, how far a kernel is that has come to a stop."""
+        if (resident := self._residents.get(number)) is not None:
+            resident.tell_done(self._items, True)
 
     @staticmethod
     def _shown(kernel: RingKernel, state: Any) -> Any:
@@ -371,7 +407,7 @@ class _Resident:
         self._host, self.number, self.kernel = host, number, kernel
         self.taken = 0
         """How many of its replies were taken where they went."""
-        self._accepted = self._told = self._sent = 0
+        self._accepted = self._told = self._sent = self._restarts = 0
         self._answers: list[list[Any]] = []
         self._asks: dict[int, Wait] = {}
         self._reported, self._reported_at, self._row = 0.0, 0, b""
@@ -461,14 +497,10 @@ class _Resident:
         if self._answers:
             items.append(["answers", number, self._answers])
             self._answers = []
-        done = self._accepted if over else self._accepted - len(kernel._box) - kernel.busy * (not _counts_hand(kernel))
-        if len(kernel._out) and not over:
-            done = self._told  # a message is done with when its replies are on their way: they could be lost with us
-        if done - self._told >= min(self._window // 4 + 1, 1024) or (done > self._told and done == self._accepted):
-            self._told = done
-            items.append(["done", number, done])
+        done = self.tell_done(items, kernel._box.paused)
         now = self._clock()
-        if over or now - self._reported > REPORT:
+        times = kernel.restarts - self._restarts
+        if over or times or now - self._reported > REPORT:
             self._reported, self._reported_at = now, done
             kernel._publish()
             kernel._publish_histograms()
@@ -476,6 +508,12 @@ class _Resident:
             if row != self._row:
                 self._row = row
                 items.append(["counters", number, row, kernel._handed_over(), kernel.waiting_for])
+        if times:
+            self._restarts = kernel.restarts
+            failure = kernel.last_exception
+            when = [list(one) for one in kernel.restarted[-min(times, 100) :]]
+            texts = None if failure is None else wire.described(failure)
+            items.append(["restarted", number, times, when, texts])
         if over:
             failure = kernel.exception
             items.append(["ended", number, None if failure is None else wire.described(failure), kernel._gave_up])
@@ -484,6 +522,18 @@ class _Resident:
         if done < self._accepted:
             return GLANCE
         return REPORT if done != self._reported_at else BEAT
+
+    def tell_done(self, items: list[list[Any]], now: bool) -> int:
+        """Add how many messages it is done with, now or when it is worth while; the number."""
+        kernel, over = self.kernel, self.kernel.state.over
+        done = self._accepted if over else self._accepted - len(kernel._box) - kernel.busy * (not _counts_hand(kernel))
+        if len(kernel._out) and not over:
+            done = self._told  # a message is done with when its replies are on their way: they could be lost with us
+        enough = 1 if now else min(self._window // 4 + 1, 1024)
+        if done - self._told >= enough or (done > self._told and done == self._accepted):
+            self._told = done
+            items.append(["done", self.number, done])
+        return done
 
     def _gather_replies(self, items: list[list[Any]]) -> None:
         kernel, out = self.kernel, self.kernel._out

@@ -9,8 +9,9 @@ then the policy decides, as about any failure, and a new shuttle begins on anoth
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from itertools import repeat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,7 +24,7 @@ from ..messages import DEFAULT_PRIORITY, from_record, from_records, layout
 from ..runtime.kernel import CODES, RingKernel, RingKernelDefinition
 from ..runtime.lifecycle import KernelState
 from ..runtime.mailbox import Entry, Mailbox
-from ..runtime.scheduler import AWAITED, Wait
+from ..runtime.scheduler import Wait
 from ..runtime.step import StepDefinition
 from ..telemetry import COUNTERS
 from ..telemetry.observer import Delivery
@@ -37,6 +38,9 @@ PART = 512
 GRACE = 2.0
 """Seconds that a host has to say that a kernel has ended, after the kernel's own time for that."""
 
+
+ADDED = ("processed", "replied", "errors", "retried", "busy_ns", "waited", "handled")
+"""Counters of a host that add to those of the hosts before it."""
 
 Mark = bytes | tuple[bytes, int]
 """The second part of the entries in a mailbox whose kernel is elsewhere: the encoded message, and the instance that it
@@ -155,6 +159,7 @@ class RemoteKernel(RingKernel):
         "_cluster",
         "_done",
         "_fate",
+        "_has_ended_there",
         "_host_row",
         "_limit_of_end",
         "_link_there",
@@ -162,8 +167,11 @@ class RemoteKernel(RingKernel):
         "_number",
         "_page",
         "_received",
+        "_renews",
         "_rests",
+        "_rows_before",
         "_said",
+        "_sent_before",
         "_sent_from_there",
         "_ship_number",
         "_started",
@@ -189,10 +197,13 @@ class RemoteKernel(RingKernel):
         self._again: deque[Rest] = deque()  # records to be sent once more
         self._number = 0  # of this kernel on its host
         self._link_there: Link | None = None
+        self._host_row: bytes | None = None
+        self._rows_before: NDArray[np.void] | None = None  # the counters of hosts that it ran on before
+        self._sent_from_there: dict[str, int] = {}
+        self._sent_before: Counter[str] = Counter()  # from those hosts
+        self._renews: bool | None = None  # it is to begin again, which came while it was being launched
         self._begin_anew()
         self._limit_of_end: tuple[bool, float] | None = None
-        self._host_row: bytes | None = None
-        self._sent_from_there: dict[str, int] = {}
         self._said = ""  # what it waits for there
 
     def _begin_anew(self) -> None:
@@ -200,13 +211,31 @@ class RemoteKernel(RingKernel):
         self._done = self._received = 0
         self._started = False
         self._moved: Wait | None = None
-        self._fate: tuple[BaseException | None, str] | None = None  # how it ended there
+        self._fate: tuple[BaseException | None, str] | None = None  # how it ended
+        self._has_ended_there = False
+        if self._host_row is not None:
+            row = np.frombuffer(self._host_row, COUNTERS)
+            if self._rows_before is not None:
+                row = _summed(row, self._rows_before)
+            self._rows_before, self._host_row = row, None
+            self._sent_before.update(self._sent_from_there)
+            self._sent_from_there = {}
 
     # -- what a user asks of it ----------------------------------------------------------------------------------------
 
     @property
     def node(self) -> str | None:
         return self._link_there.node.name if self._link_there is not None else None
+
+    def _where(self) -> dict[str, Any]:
+        where = self.placement
+        named = where.node is not None and self._cluster.nodes[where.node].state == "alive"
+        return {
+            "node": where.node if named else None,
+            "num_gpus": where.num_gpus,
+            "spread": not (named or where.num_gpus),
+            "delivery": where.delivery,
+        }
 
     @property
     def waiting_for(self) -> str:
@@ -219,6 +248,9 @@ class RemoteKernel(RingKernel):
         if not isinstance(instance, int) or isinstance(instance, bool) or not 0 <= instance < n:
             raise InstanceError(f"{self.id!r} has the instances 0 to {n - 1}, and none {instance!r}")
         return instance
+
+    def _injected(self, message: Any) -> Entry:
+        return (message, self.marked(message, None), None)  # type: ignore[return-value]
 
     def marked(self, message: Any, instance: int | None) -> Mark:
         """What the mailbox keeps beside a message.
@@ -250,7 +282,7 @@ class RemoteKernel(RingKernel):
         return None
 
     def _handed_over(self) -> dict[str, int]:
-        return dict(self._sent_from_there)
+        return dict(self._sent_before + Counter(self._sent_from_there))
 
     async def _snapshot(self, instance: int | None) -> Any:
         kind, *rest = await self._call("snapshot", wire.encoded(instance))
@@ -283,12 +315,17 @@ class RemoteKernel(RingKernel):
         self._begin_anew()
         self._link_there = link = await self._cluster.place(self)
         try:
-            paused = self._box.paused
+            paused, definition = self._box.paused, self.definition
             self._number = await link.launch(self, paused)
             self._started = True
             self._tell_watchers()
-            if paused and not self._box.paused:
-                link.start_call(self._number, "reactivate", b"")
+            if paused != self._box.paused:
+                link.start_call(self._number, "deactivate" if self._box.paused else "reactivate", b"")
+            if self.definition is not definition:
+                link.replace(self)
+            renews, self._renews = self._renews, None
+            if renews is not None:
+                self._renew(renews)
             while self._fate is None and link.lost is None:
                 if self._box.closed and not (self._box.waiting or self._rests or self._again):
                     await self._end_there(link)
@@ -301,10 +338,12 @@ class RemoteKernel(RingKernel):
                 raise self._told_lost(link)
             assert self._fate is not None
             self.exception, gave_up = self._fate
-            self._gave_up = f"{gave_up} on {link.node.name}".lstrip()  # the policy was followed there
-            self._errors -= self.exception is not None  # it was counted there
+            if self._has_ended_there:
+                self._gave_up = f"{gave_up} on {link.node.name}" if gave_up else ""
+                self._errors -= self.exception is not None  # it was counted there
         finally:
             link.forget(self)
+            self._renews = None
             self._started = False
             self._link_there = None
             self._settle(link)
@@ -357,9 +396,7 @@ class RemoteKernel(RingKernel):
                 link.teach(kind)
             asked: list[int] = []
             for place, (_, _, sink) in enumerate(entries):
-                if sink is not None:
-                    if sink.state > AWAITED:
-                        continue  # the asker has gone; the message is handled all the same
+                if sink is not None:  # although its asker may have gone: the reply shall not come to somebody else
                     asked.append(place)
                     self._asks[first + place] = sink
             if self._observers:
@@ -449,7 +486,7 @@ class RemoteKernel(RingKernel):
                 n = 0
         self._box.let_in()
         self.go_on()
-        if not len(self._box):
+        if not self.flying:
             self._tell_watchers()
 
     def answer(self, number: int, well: bool, value: Any, where: str) -> None:
@@ -527,7 +564,46 @@ class RemoteKernel(RingKernel):
     def ended(self, failure: BaseException | None, gave_up: str) -> None:
         """It has ended there: failed, perhaps after restarts, or returned."""
         self._fate = failure, gave_up
+        self._has_ended_there = True
         self.go_on()
+
+    @property
+    def has_ended_there(self) -> bool:
+        """Whether its host said so."""
+        return self._has_ended_there
+
+    def restarted_there(self, times: int, when: list[Any], failure: BaseException | None) -> None:
+        """Its host has started it again, as the policy says: its group may say otherwise."""
+        self.restarts += times
+        self.restarted += [(float(at), str(what)) for at, what in when]
+        del self.restarted[:-100]
+        self._marker = None
+        if failure is not None:
+            self.last_exception = failure
+            if self._observers:
+                self.seen("failed", self.id, failure, None)
+        if self._observers:
+            self.seen("restarted", self.id, self.restarts)
+        self._tell_watchers()
+        group = self._group
+        if group is None or failure is None or self.state is KernelState.TERMINATING:
+            return
+        for _ in range(sum(bool(what) for _, what in when)):
+            if self._fate is None and not group.restarts_others(self, self._scheduler.loop.time()):
+                self._gave_up = f"after {group.limit} of its group"
+                self._end_for_good(failure)
+
+    def _end_for_good(self, error: BaseException) -> None:
+        """End it here, whatever its policy makes of it there."""
+        self._fate = error, self._gave_up
+        self.go_on()
+
+    def _wait_before_restart(
+        self, failure: BaseException | None, cancelled: bool, renewal: bool | None
+    ) -> float | None:
+        if self._has_ended_there:
+            return None  # the policy was followed there
+        return super()._wait_before_restart(failure, cancelled, renewal)
 
     def count(self, row: bytes, sent: dict[str, int], waits_for: str) -> None:
         """Its counters on its host."""
@@ -602,8 +678,11 @@ class RemoteKernel(RingKernel):
         await super()._end(drain, timeout + GRACE)
 
     async def _after_pause(self) -> None:
-        if not self.state.over and self._box.paused:
-            await self._call("deactivate", b"")
+        while self._box.paused and not (self._started or self.state.over or self._task is None):
+            await self._move_or_idle()
+        if self._box.paused and self._started:  # else it begins paused, if it does
+            with suppress(NodeLostError):
+                await self._call("deactivate", b"")
 
     def pause_ends(self) -> None:
         if self._started and self._link_there is not None:
@@ -611,7 +690,11 @@ class RemoteKernel(RingKernel):
         self.go_on()
 
     def _kill(self, error: BaseException) -> None:
-        if self._started and self._link_there is not None:
+        if self._gave_up and self._task is not None:  # with its group
+            self._end_for_good(error)
+            if not self._started:
+                super()._kill(error)
+        elif self._started and self._link_there is not None:
             self._link_there.start_call(self._number, "kill", wire.encoded(wire.described(error)))
         else:
             super()._kill(error)
@@ -619,6 +702,8 @@ class RemoteKernel(RingKernel):
     def _renew(self, keep_state: bool) -> None:
         if self._started and self._link_there is not None:
             self._link_there.start_call(self._number, "restart", wire.encoded(keep_state))
+        else:
+            self._renews = keep_state
 
     def _replace(self, definition: RingKernelDefinition) -> None:
         if self.state.over or self.state is KernelState.TERMINATING:
@@ -628,6 +713,7 @@ class RemoteKernel(RingKernel):
             self._link_there.replace(self)
 
     async def _steps(self, n: int, handled: list[Any]) -> None:
+        await self._until_stop()
         self._stopped_before = None
         self._box.steps = max(n - self.flying, 0)
         self.go_on()
@@ -641,7 +727,10 @@ class RemoteKernel(RingKernel):
             self._box.steps = 0
 
     async def _until_stop(self) -> None:
-        """Its host has waited for that."""
+        """Until the kernel, which is paused, has nothing in hand. What a breakpoint was behind is handled first."""
+        while self._stopped_before is not None and self.flying and self.state is KernelState.DEACTIVATED:
+            await self._move_or_idle()
+        await self._after_pause()
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
@@ -650,10 +739,12 @@ class RemoteKernel(RingKernel):
 
     def _publish(self) -> None:
         box, row = self._box, self._row
-        if self._host_row is not None:
-            np.asarray(row)[:] = np.frombuffer(self._host_row, np.int64)
         names = COUNTERS.names
         assert names is not None
+        counters = np.frombuffer(self._host_row or bytes(COUNTERS.itemsize), COUNTERS)
+        if self._rows_before is not None:
+            counters = _summed(counters, self._rows_before)
+        np.asarray(row)[:] = counters.view(np.int64)  # at once: any thread may be here
         words = dict(zip(names, row[: len(names)], strict=True))
         depth = len(box)
         box.peak = max(box.peak, depth)
@@ -667,13 +758,21 @@ class RemoteKernel(RingKernel):
             "received": words["processed"] + depth + box.unhandled + self._unfinished,
             "dropped": box.dropped,
             "dead_letters": self._dead_letters,
-            "restarts": words["restarts"] + self.restarts,
+            "restarts": self.restarts,
             "errors": words["errors"] + self._errors,
             "retried": words["retried"] + self._retried,
         }
         for place, name in enumerate(names):
             if name in own:
                 row[place] = own[name]
+
+
+def _summed(row: NDArray[np.void], before: NDArray[np.void]) -> NDArray[np.void]:
+    """The counters of a host and of those before it."""
+    row = row.copy()
+    for name in ADDED:
+        row[name] += before[name]
+    return row
 
 
 def _mark(instance: int | None) -> Any:

@@ -18,6 +18,7 @@ from pydotcompute.exceptions import (
     KernelFailedError,
     MessageDecodeError,
     MessageEncodeError,
+    QueueTimeoutError,
 )
 
 
@@ -32,7 +33,7 @@ def _as_in_a_notebook() -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def keeper(name: str = "keeper", **options: Any) -> Any:
+def keeper(name: str = "notes", **options: Any) -> Any:
     """It keeps what it gets, and tells it."""
 
     @ring_kernel(name, **options)
@@ -49,7 +50,7 @@ def keeper(name: str = "keeper", **options: Any) -> Any:
     return keeper
 
 
-def slow(name: str = "slow", seconds: float = 0.2, **options: Any) -> Any:
+def slow(name: str = "snail", seconds: float = 0.2, **options: Any) -> Any:
     @ring_kernel(name, **options)
     async def slow(ctx: KernelContext[Any, Any]) -> None:
         async for one in ctx:
@@ -77,14 +78,14 @@ def kill(runtime: RingKernelRuntime, name: str) -> None:
 async def test_a_frame_of_a_host_that_makes_no_sense_is_refused_and_counted(ray: Any) -> None:
     row = bytes(8)
     wrong: list[tuple[list[Any], str]] = [
-        (["done", 1, 10**9], "messages of 'keeper 0', and 0 were there"),
-        (["counters", 1, row, {}, ""], "no counters of 'keeper 1'"),
+        (["done", 1, 10**9], "messages of 'notes 0', and 0 were there"),
+        (["counters", 1, row, {}, ""], "no counters of 'notes 1'"),
         (["answers", 1, [[1]]], "ValueError"),
     ]
     async with RingKernelRuntime("current", cluster="ray", nodes=len(wrong)) as runtime:
         await runtime.join()
         for i, (item, words) in enumerate(wrong):
-            kernel = await runtime.launch(keeper(f"keeper {i}"), node=f"node-{i + 1}")
+            kernel = await runtime.launch(keeper(f"notes {i}"), node=f"node-{i + 1}")
             await kernel.activate()
             assert await kernel.ask("tell") == []
             link = runtime.nodes[f"node-{i + 1}"]._link
@@ -129,16 +130,16 @@ async def test_a_body_is_told_of_a_reply_of_a_class_that_it_does_not_know(cluste
         def locked(self) -> Any:
             return lock  # with which the class cannot go to a node
 
-    @ring_kernel("near")
+    @ring_kernel("nearby")
     async def near(ctx: KernelContext[Any, Any]) -> None:
         async for n in ctx:
             await ctx.send(Local(n=n))
 
-    @ring_kernel("far")
+    @ring_kernel("distant")
     async def far(ctx: KernelContext[Any, Any]) -> None:
         async for n in ctx:
             try:
-                await ctx.ask("near", n)
+                await ctx.ask("nearby", n)
             except MessageDecodeError as error:
                 await ctx.send(str(error))
 
@@ -174,6 +175,7 @@ async def test_texts_that_no_file_takes_pass(cluster: RingKernelRuntime, capsys:
         if words:
             with pytest.raises(KernelFailedError, match=words):
                 await kernel.ask(what, timeout=10)
+            assert await cluster.wait_ended("odd", timeout=5) == "FAILED"
         else:
             assert await kernel.ask(what, timeout=10) == what
             await kernel.terminate()
@@ -213,3 +215,199 @@ async def test_what_is_too_large_is_to_be_sent_in_parts(cluster: RingKernelRunti
         await kernel.ask(80_000_000, timeout=30)
     await kernel.send(80_000_000)
     await until(lambda: cluster.dead_letters.of("large", "undeliverable"))
+
+
+# -- calls that overtake each other ------------------------------------------------------------------------------------
+
+
+async def test_pausing_keeps_its_place_among_other_calls(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(keeper(), node="node-2")
+    await kernel.activate()
+
+    async def on_its_loop() -> None:  # where nothing comes between two calls
+        await kernel.deactivate()
+        for _ in range(3):
+            await kernel.reactivate()
+            await kernel.deactivate()
+
+    await cluster._hop(on_its_loop)
+    await kernel.send(1)
+    await asyncio.sleep(0.3)
+    assert kernel.queue_depth == 1
+    await kernel.reactivate()
+    assert await kernel.ask("tell", timeout=5) == [1]
+
+
+async def test_pausing_it_while_it_is_being_launched(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(keeper(), node="node-2")
+
+    async def on_its_loop() -> None:
+        await kernel.activate()
+        pausing = asyncio.ensure_future(kernel.deactivate())
+        await asyncio.sleep(0)
+        await kernel.reactivate()
+        await pausing
+
+    await cluster._hop(on_its_loop)
+    assert kernel.state == "ACTIVE"
+    assert await kernel.ask("tell", timeout=5) == []
+
+
+async def test_it_is_killed_restarted_and_defined_anew_while_it_is_being_launched(cluster: RingKernelRuntime) -> None:
+    def define(factor: int) -> Any:
+        @ring_kernel("early", restart="on_failure", backoff=None)
+        async def early(ctx: KernelContext[Any, Any]) -> None:
+            async for n in ctx:
+                await ctx.send(n * factor)
+
+        return early
+
+    kernel = await cluster.launch(define(2), node="node-2")
+
+    async def killed() -> None:
+        await kernel.activate()
+        await asyncio.sleep(0)
+        await kernel.kill()
+
+    await cluster._hop(killed)
+    assert await kernel.ask(1, timeout=10) == 2
+    assert kernel.restarts == 1
+    await kernel.terminate()
+    kernel = await cluster.launch(define(2), node="node-2")
+
+    async def restarted() -> None:
+        await kernel.activate()
+        await asyncio.sleep(0)
+        define(10)
+        await kernel.restart()
+
+    await cluster._hop(restarted)
+    assert kernel.restarts == 1
+    await until(lambda: kernel.version == 2)
+    assert await kernel.ask(1, timeout=10) == 10
+
+
+async def test_what_was_given_up_at_its_launch_is_gone_there(cluster: RingKernelRuntime) -> None:
+    node = cluster.nodes["node-2"]
+    for turn in range(5):
+        kernel = await cluster.launch(keeper("brief"), node="node-2")
+
+        async def briefly(turn: int = turn, kernel: Any = kernel) -> None:
+            await kernel.activate()
+            await asyncio.sleep(0.001 * turn)
+            await kernel.terminate(drain=False, timeout=0.01)
+
+        await cluster._hop(briefly)
+        assert "brief" not in node.kernels
+    kernel = await cluster.launch(keeper("brief"), node="node-2")
+    await kernel.activate()
+    await kernel.send(1)
+    assert await kernel.ask("tell", timeout=10) == [1]
+
+
+async def test_a_restart_by_hand_is_counted(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(keeper("renewed", restart="on_failure", backoff=None), node="node-2")
+    await kernel.activate()
+    await kernel.send(1)
+    assert await kernel.ask("tell") == [1]
+    await kernel.restart()
+    assert await kernel.ask("tell") == []
+    assert kernel.restarts == kernel.statistics().restarts == 1
+    with pytest.raises(KernelFailedError):
+        await kernel.ask("die")
+    await until(lambda: kernel.restarts == 2)
+    assert [what for _, what in kernel.restarted] == ["", "ValueError: died"]
+    assert str(kernel.last_exception) == "died"
+
+
+async def test_one_that_has_ended_is_restarted_where_it_was(cluster: RingKernelRuntime) -> None:
+    @ring_kernel("homing")
+    async def homing(ctx: KernelContext[Any, Any]) -> None:
+        async for one in ctx:
+            if one == "die":
+                raise ValueError("died")
+            await ctx.send(os.getpid())
+
+    kernel = await cluster.launch(homing, node="node-2", delivery="at_least_once")
+    await kernel.activate()
+    with pytest.raises(KernelFailedError):
+        await kernel.ask("die")
+    await cluster.restart("homing")
+    assert await cluster.ask("homing", 1) == cluster.nodes["node-2"].pid
+    again: Any = cluster["homing"]
+    assert again.placement == kernel.placement
+
+
+async def test_a_group_counts_the_restarts_on_other_nodes(cluster: RingKernelRuntime) -> None:
+    members = []
+    for name in ("node-1", "node-2"):
+        kernel = await cluster.launch(keeper(f"member {name}", restart="on_failure", backoff=None), node=name)
+        await kernel.activate()
+        await kernel.send(1)
+        members.append(kernel)
+    first, second = members
+    group = await cluster.supervise(first.id, second.id, strategy="one_for_all", max_restarts=1)
+    await first.send("die")
+    await until(lambda: first.restarts == second.restarts == 1)
+    assert await first.ask("tell", timeout=5) == await second.ask("tell", timeout=5) == []
+    assert group.restarts == 1
+    await second.send("die")
+    for kernel in members:
+        assert await cluster.wait_ended(kernel.id, timeout=10) == "FAILED"
+    assert "after 1 restart in 60 s of its group" in str(first._unusable())
+    await until(lambda: not {kernel.id for kernel in members} & set(cluster.nodes["node-1"].kernels))
+    again = await cluster.launch(keeper(first.id), node="node-1")
+    await again.activate()
+    assert await again.ask("tell", timeout=5) == []
+
+
+async def test_a_step_counts_what_was_handled_before_the_pause(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(slow(), node="node-2")
+    await kernel.activate()
+    await kernel.send_many(range(3))
+    await asyncio.sleep(0.1)
+    await kernel.deactivate()
+    assert kernel.queue_depth == 2
+    await kernel.send(3)
+    assert await kernel.step(3, timeout=5) == [1, 2, 3]
+
+
+@pytest.mark.may_block  # what it does is on another loop, and it waits for that
+async def test_a_breakpoint_comes_after_what_is_before_it(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(slow(), node="node-2")
+    await kernel.activate()
+    kernel.break_when(lambda n: n == 2)
+    await kernel.send_many(range(5))
+    assert await kernel.wait_paused(timeout=5) == 2
+    assert kernel.queue_depth == 3
+    assert await kernel.step(2, timeout=5) == [2, 3]
+    kernel.break_when(None)
+    await kernel.reactivate()
+    await cluster.wait_idle("snail", timeout=5)
+
+
+@pytest.mark.may_block  # as above
+async def test_its_queue_is_changed_by_hand(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(keeper(), node="node-2")
+    await kernel.activate()
+    await kernel.deactivate()
+    await kernel.send_many(range(3))
+    kernel.inject(9, 1)
+    kernel.move(0, 3)
+    assert [queued.message for queued in kernel.queue()] == [9, 1, 2, 0]
+    assert kernel.discard(1) == 1
+    await kernel.reactivate()
+    assert await kernel.ask("tell", timeout=5) == [9, 2, 0]
+
+
+async def test_the_reply_to_an_ask_that_was_given_up_goes_to_nobody(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(slow("asked", 0.0, queue_size=4), node="node-2")
+    await kernel.activate()
+    await kernel.deactivate()
+    for _ in range(3):
+        with pytest.raises(QueueTimeoutError):
+            await kernel.ask(3, timeout=0.05)
+    await kernel.reactivate()
+    assert await kernel.ask(2, timeout=5) == 2
+    await until(lambda: len(cluster.dead_letters.of("asked", "late")) == 3)
+    assert len(kernel._out) == 0
