@@ -15,7 +15,14 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
 
 from .. import __version__
-from ..exceptions import ClusterError, DefinitionError, MessageDecodeError, NodeLostError, PyDotComputeError
+from ..exceptions import (
+    ClusterError,
+    DefinitionError,
+    MessageDecodeError,
+    NodeLostError,
+    PyDotComputeError,
+    RuntimeClosedError,
+)
 from ..messages import Record, is_message_type
 from ..messages.message import registry
 from ..runtime.checks import is_count
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 2**20
 """How much goes into a frame, but for one message that is larger."""
+PARTS = 8
+"""Of the time in which a host has to answer; as many have to pass on a loop that moves."""
 CREDIT = 0.005
 """Seconds between looks at whether replies were taken, while a host waits for that."""
 
@@ -115,13 +124,24 @@ class Cluster:
         self._engine = Engine(address)
         self._wanted, self._timeout = nodes, timeout
         self._joining: asyncio.Future[None] | None = None
+        self._replacing: asyncio.Future[Node] | None = None
+        self._closed = False
         self._gpu_nodes = count(1)
 
     async def join(self) -> None:
         """Start or find the cluster, and a host on each of its nodes."""
-        if self._joining is None or (self._joining.done() and self._joining.exception() is not None):
-            self._joining = asyncio.ensure_future(self._join())
-        await asyncio.shield(self._joining)
+        if self._closed:
+            raise RuntimeClosedError("the runtime is closed, or being closed: join and launch in a new one")
+        joining = self._joining
+        if joining is None or (joining.done() and joining.exception() is not None):
+            joining = self._joining = asyncio.ensure_future(self._join())
+        try:
+            await asyncio.shield(joining)
+        except asyncio.CancelledError:
+            if joining.cancelled():  # and not the caller
+                text = "the runtime was closed while the cluster was being started"
+                raise RuntimeClosedError(text) from None
+            raise
 
     async def _join(self) -> None:
         with lasting("starting the cluster:", "the cluster has started in", "the cluster could not be started, after"):
@@ -129,16 +149,30 @@ class Cluster:
             n = len(places) if self._wanted is None else self._wanted
             named = [Node(f"node-{i + 1}", places[i % len(places)]) for i in range(n)]
             self.nodes._nodes = {node.name: node for node in named}
-            await asyncio.gather(*(self._begin(node, 0) for node in self.nodes._nodes.values()))
+            begun = await asyncio.gather(*(self._begin(node, 0) for node in named), return_exceptions=True)
+            if failed := [error for error in begun if error is not None]:
+                await asyncio.gather(*(node._link.close() for node in named if node._link is not None))
+                raise failed[0]
 
     async def _begin(self, node: Node, num_gpus: int) -> None:
         """Start its host."""
         handle = self._engine.host(node.name, node.place, num_gpus)
         try:
+            hello = await self._greeted(node, handle, num_gpus)
+        except BaseException as error:
+            node.state, node.reason = "lost", str(error) or "it was given up while it started"
+            self._engine.kill(handle)
+            raise
+        node.pid, node.gpus, node.state = hello["pid"], num_gpus, "alive"
+        node._link = Link(self, node, handle)
+
+    async def _greeted(self, node: Node, handle: Handle, num_gpus: int) -> dict[str, Any]:
+        """What a host is that has started, and fits this process."""
+        hello: dict[str, Any]
+        try:
             async with asyncio.timeout(self._timeout):
                 hello = await handle.call("hello")
         except TimeoutError:
-            self._engine.kill(handle)
             raise ClusterError(
                 f"the host of {node.name} on {node.address} has not started within {self._timeout:g} s: see whether "
                 f"that machine has {'GPUs' if num_gpus else 'memory'} left that nobody uses, or pass a longer "
@@ -147,15 +181,13 @@ class Cluster:
         except Exception as error:
             raise ClusterError(f"the host of {node.name} on {node.address} does not start: {error}") from error
         mine = {"pydotcompute": __version__, "python": sys.version.split()[0], "wire": wire.VERSION}
-        minor = [version.rpartition(".")[0] for version in (mine["python"], hello["python"])]  # type: ignore[union-attr]
+        minor = [str(version).rpartition(".")[0] for version in (mine["python"], hello["python"])]
         if hello["pydotcompute"] != __version__ or hello["wire"] != wire.VERSION or minor[0] != minor[1]:
-            self._engine.kill(handle)
             raise ClusterError(
                 f"{node.name} on {node.address} has pydotcompute {hello['pydotcompute']} and Python {hello['python']}, "
                 f"this process has {__version__} and {mine['python']}: install the same on both"
             )
-        node.pid, node.gpus, node.state = hello["pid"], num_gpus, "alive"
-        node._link = Link(self, node, handle)
+        return hello
 
     async def check(self, placement: Placement) -> None:
         """Raise `ClusterError` for a node that is not there, or for more GPUs than any has."""
@@ -183,7 +215,12 @@ class Cluster:
         return link
 
     async def _another(self) -> Node:
-        """A host in place of those that are lost, where a machine is left."""
+        """A host in place of those that are lost, where a machine is left; one for all who want it."""
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.ensure_future(self._replace_lost())
+        return await asyncio.shield(self._replacing)
+
+    async def _replace_lost(self) -> Node:
         places = await self._engine.places(asyncio.get_running_loop())
         if not places:
             raise ClusterError("no node of the cluster is left: start another one, and then the ring kernel")
@@ -214,8 +251,11 @@ class Cluster:
         log.warning("%s", reason)
 
     async def close(self) -> None:
-        if self._joining is not None and not self._joining.done():
-            self._joining.cancel()
+        self._closed = True
+        for beginning in (self._joining, self._replacing):
+            if beginning is not None and not beginning.done():
+                beginning.cancel()
+                await asyncio.wait({beginning})
         await asyncio.gather(*(node._link.close() for node in self.nodes.values() if node._link is not None))
         await self._engine.stop()
 
@@ -250,6 +290,7 @@ class Link:
         self._something = asyncio.Event()
         self._known: set[type] = set()  # classes of messages that the host has
         self._waiting: dict[str, deque[Sent]] = {}  # what bodies there have sent elsewhere, by target
+        self._carried = asyncio.Event()  # all that waited for one of the targets has come there
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         loop = asyncio.get_running_loop()
@@ -353,6 +394,13 @@ class Link:
                 self.start_call(number, "drop", b"")
 
     async def _send(self) -> None:
+        try:
+            await self._send_all()
+        except Exception as error:  # noqa: BLE001 - nothing more would ever go there
+            log.exception("what is for %s cannot be sent", self.node.name)
+            self._lose(error)
+
+    async def _send_all(self) -> None:
         """Fill frames with what there is, and have a few of them on the way."""
         while True:
             if not self._items:
@@ -403,18 +451,23 @@ class Link:
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def _collect(self) -> None:
+        silence = self._cluster.silence
         while self.lost is None:
+            calling = asyncio.ensure_future(self._handle.call("collect"))
             try:
-                async with asyncio.timeout(self._cluster.silence):
-                    data = await self._handle.call("collect")
-            except TimeoutError:
-                self._lose(TimeoutError(f"it has not answered for {self._cluster.silence:g} s"))
-                return
-            except asyncio.CancelledError:
-                raise
+                # In parts: while a body blocks the loop here, at most one of them passes, and the host is not to blame.
+                for _ in range(PARTS):
+                    if (await asyncio.wait({calling}, timeout=silence / PARTS))[0]:
+                        break
+                else:
+                    self._lose(TimeoutError(f"it has not answered for {silence:g} s"))
+                    return
+                data = calling.result()
             except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
                 self._lose(error)
                 return
+            finally:
+                calling.cancel()
             if data:
                 self._come(data)
 
@@ -448,6 +501,8 @@ class Link:
             self._take_sent(fields[0], Sent(*fields[1:]))
         elif kind == "find":
             self._spawn(self._find(*fields))
+        elif kind == "publish":
+            self._spawn(self._publish(*fields))
         elif kind == "ask":
             token, target, *rest = fields
             self._take_sent(target, Sent(*rest, token=token))  # type: ignore[misc]
@@ -560,6 +615,7 @@ class Link:
             if done:
                 self.say("sent", target, done, None if failed is None else wire.described(failed))
         del self._waiting[target]
+        self._carried.set()
 
     async def _find(self, token: int, target: str) -> None:
         runtime = self._cluster.runtime
@@ -570,6 +626,19 @@ class Link:
             self.say("answer", token, False, wire.described(found._unusable()))
         else:
             self.say("answer", token, True, None)
+
+    async def _publish(self, token: int, topic: str, blob: bytes) -> None:
+        runtime = self._cluster.runtime
+        sent: Counter[str] = Counter()
+        try:
+            # What the bodies there have sent before comes first.
+            while not self._waiting.keys().isdisjoint(runtime.topics.matching(topic)):
+                self._carried.clear()
+                await self._carried.wait()
+            count = await runtime.publish(topic, wire.decoded(blob), sent)
+            self.say("answer", token, True, wire.encoded((count, dict(sent))))
+        except Exception as error:  # noqa: BLE001 - told to who has published
+            self.say("answer", token, False, wire.described(error))
 
     async def _ask(self, target: str, sent: Sent) -> None:
         try:

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DefinitionError, InstanceError, MessageDecodeError, NodeLostError
+from ..exceptions import DefinitionError, InstanceError, KernelStateError, MessageDecodeError, NodeLostError
 from ..messages import DEFAULT_PRIORITY, from_record, from_records, layout
 from ..runtime.kernel import CODES, RingKernel, RingKernelDefinition
 from ..runtime.lifecycle import KernelState
 from ..runtime.mailbox import Entry, Mailbox
-from ..runtime.scheduler import Wait
+from ..runtime.scheduler import AWAITED, Wait
 from ..runtime.step import StepDefinition
 from ..telemetry import COUNTERS
 from ..telemetry.observer import Delivery
@@ -52,13 +52,15 @@ class Box(Mailbox):
 
     __slots__ = ("_kernel",)
 
+    counts_plain = False
+
     def __init__(self, kernel: RemoteKernel, definition: RingKernelDefinition) -> None:
         self._kernel = kernel
         super().__init__(kernel, kernel._scheduler, definition.queue_size, definition.backpressure)
         self._tune()
 
     def __len__(self) -> int:
-        return len(self.plain) + self._extra + self._kernel.flying
+        return len(self.plain) + self._extra + self._kernel.flying + self._kernel.returned
 
     @property
     def waiting(self) -> int:
@@ -158,6 +160,7 @@ class RemoteKernel(RingKernel):
         "_asks",
         "_cluster",
         "_done",
+        "_done_before",
         "_fate",
         "_has_ended_there",
         "_host_row",
@@ -168,6 +171,7 @@ class RemoteKernel(RingKernel):
         "_page",
         "_received",
         "_renews",
+        "_resent",
         "_rests",
         "_rows_before",
         "_said",
@@ -178,6 +182,7 @@ class RemoteKernel(RingKernel):
         "_traced",
         "flying",
         "placement",
+        "returned",
     )
 
     _box: Box
@@ -187,6 +192,8 @@ class RemoteKernel(RingKernel):
     ) -> None:
         self.flying = 0
         """Messages that the host has, or that are on the way there."""
+        self.returned = 0
+        """Records that a host had that is lost, and that will be sent again."""
         super().__init__(runtime, definition, kernel_id)
         self._cluster, self.placement = cluster, placement
         self._box = Box(self, definition)
@@ -195,8 +202,10 @@ class RemoteKernel(RingKernel):
         self._traced: dict[int, Delivery] = {}  # asks that observers were told of
         self._rests: deque[Rest] = deque()
         self._again: deque[Rest] = deque()  # records to be sent once more
+        self._resent: list[Wait] = []  # asks of messages that are to be sent once more
         self._number = 0  # of this kernel on its host
         self._link_there: Link | None = None
+        self._done = self._done_before = 0  # messages that its host is done with; and the hosts before
         self._host_row: bytes | None = None
         self._rows_before: NDArray[np.void] | None = None  # the counters of hosts that it ran on before
         self._sent_from_there: dict[str, int] = {}
@@ -208,6 +217,7 @@ class RemoteKernel(RingKernel):
 
     def _begin_anew(self) -> None:
         self._ship_number = 1  # of the next message that is sent
+        self._done_before += self._done
         self._done = self._received = 0
         self._started = False
         self._moved: Wait | None = None
@@ -301,6 +311,10 @@ class RemoteKernel(RingKernel):
         """Have the host do something with it, once it is there."""
         while not (self._started or self.state.over or self._task is None):
             await self._move_or_idle()
+        if self.state.over:
+            raise self._unusable()
+        if self.state is KernelState.LAUNCHED:
+            raise KernelStateError(f"{self.id!r} is LAUNCHED and runs nowhere yet: activate it first")
         link = self._link_there
         if link is None or not self._started:
             raise NodeLostError(f"{self.id!r} runs nowhere just now: {self.outlook}")
@@ -318,6 +332,7 @@ class RemoteKernel(RingKernel):
             paused, definition = self._box.paused, self.definition
             self._number = await link.launch(self, paused)
             self._started = True
+            self._resent = [sink for sink in self._resent if sink.state <= AWAITED]
             self._tell_watchers()
             if paused != self._box.paused:
                 link.start_call(self._number, "deactivate" if self._box.paused else "reactivate", b"")
@@ -435,6 +450,8 @@ class RemoteKernel(RingKernel):
         self._page.append((self._ship_number, Shipped((), None, part, rest.instance)))
         self._ship_number += len(part)
         self.flying += len(part)
+        if rests is self._again:
+            self.returned -= len(part)
         self._box.peak = max(self._box.peak, len(self._box))
         if not len(rest.records):
             rests.popleft()
@@ -464,6 +481,10 @@ class RemoteKernel(RingKernel):
             raise
 
     # -- what its host says --------------------------------------------------------------------------------------------
+
+    @property
+    def _processed(self) -> int:
+        return self._done_before + self._done
 
     def done(self, done: int) -> None:
         """The host is done with so many messages, from the first on."""
@@ -625,11 +646,18 @@ class RemoteKernel(RingKernel):
                 sink.fail(self._lost_ask(link))
             return
         if link.lost is not None and self.placement.delivery == "at_least_once":
+            mixed = any(shipped.records is None for _, shipped in page)
             for first, shipped in reversed(page):
-                if shipped.records is not None:
+                entries: Sequence[Any] = shipped.entries
+                if shipped.records is not None and mixed:  # they keep their place among the others
+                    messages = self._messages(shipped.records)
+                    entries = [(message, self.marked(message, shipped.instance), None) for message in messages]
+                elif shipped.records is not None:
                     self._again.appendleft(Rest(shipped.records, shipped.instance, None))
-                for place, entry in reversed(list(enumerate(shipped.entries))):
-                    asks.pop(first + place, None)
+                    self.returned += len(shipped.records)
+                for place, entry in reversed(list(enumerate(entries))):
+                    if first + place in asks:
+                        self._resent.append(asks.pop(first + place))
                     self._box.put_first(entry, DEFAULT_PRIORITY)
                 self._retried += len(shipped)
         else:
@@ -659,6 +687,10 @@ class RemoteKernel(RingKernel):
         return NodeLostError(f"{link.lost}, and with it what {self.id!r} would have replied")
 
     def _finish(self, ctx: Any) -> None:
+        resent, self._resent = self._resent, []
+        if isinstance(self.exception, NodeLostError):  # after which it does not begin again
+            for sink in resent:
+                sink.fail(NodeLostError(str(self.exception)))
         super()._finish(ctx)
         while self._rests:
             wait = self._rests.popleft().wait
@@ -666,6 +698,7 @@ class RemoteKernel(RingKernel):
                 wait.fail(self._unusable())
         while self._again:
             rest = self._again.popleft()
+            self.returned -= len(rest.records)
             for message in self._messages(rest.records):
                 self._unfinished += 1
                 self.bury((message, _mark(rest.instance), None), f"the kernel is {self.state}: it was not handled")
@@ -678,11 +711,15 @@ class RemoteKernel(RingKernel):
         await super()._end(drain, timeout + GRACE)
 
     async def _after_pause(self) -> None:
+        await self._call_paused("deactivate")
+
+    async def _call_paused(self, verb: str) -> None:
+        """Have the host do something with it while it is paused; where it runs nowhere, it will begin paused."""
         while self._box.paused and not (self._started or self.state.over or self._task is None):
             await self._move_or_idle()
-        if self._box.paused and self._started:  # else it begins paused, if it does
+        if self._box.paused and self._started:
             with suppress(NodeLostError):
-                await self._call("deactivate", b"")
+                await self._call(verb, b"")
 
     def pause_ends(self) -> None:
         if self._started and self._link_there is not None:
@@ -730,7 +767,8 @@ class RemoteKernel(RingKernel):
         """Until the kernel, which is paused, has nothing in hand. What a breakpoint was behind is handled first."""
         while self._stopped_before is not None and self.flying and self.state is KernelState.DEACTIVATED:
             await self._move_or_idle()
-        await self._after_pause()
+        await self._call_paused("deactivate")
+        await self._call_paused("come to a stop")
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 

@@ -59,6 +59,7 @@ FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "log": (int, int, str),  # kernel or 0, level, text
     "tell": (str, bytes, object),  # target, message, instance or None
     "ask": (int, str, bytes, object, object),  # token, target, message, instance or None, timeout or None
+    "publish": (int, str, bytes),  # token, topic, message
     "find": (int, str),  # token, target: is there such a kernel?
 }
 

@@ -5,7 +5,9 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from pydotcompute.cluster import wire
 from pydotcompute.exceptions import (
     DefinitionError,
     KernelFailedError,
+    KernelStateError,
     MessageDecodeError,
     MessageEncodeError,
     QueueTimeoutError,
@@ -365,8 +368,10 @@ async def test_a_step_counts_what_was_handled_before_the_pause(cluster: RingKern
     kernel = await cluster.launch(slow(), node="node-2")
     await kernel.activate()
     await kernel.send_many(range(3))
+    await until(lambda: kernel.queue_depth == 3)
     await asyncio.sleep(0.1)
     await kernel.deactivate()
+    await kernel.wait_paused(timeout=5)
     assert kernel.queue_depth == 2
     await kernel.send(3)
     assert await kernel.step(3, timeout=5) == [1, 2, 3]
@@ -411,3 +416,193 @@ async def test_the_reply_to_an_ask_that_was_given_up_goes_to_nobody(cluster: Rin
     assert await kernel.ask(2, timeout=5) == 2
     await until(lambda: len(cluster.dead_letters.of("asked", "late")) == 3)
     assert len(kernel._out) == 0
+
+
+# -- beside other kernels ----------------------------------------------------------------------------------------------
+
+
+async def test_a_kernel_beside_it_that_fills_its_mailbox_holds_nobody_up(cluster: RingKernelRuntime) -> None:
+    """Its body asks one in this process, whose answer comes on the way that its own messages take."""
+
+    @ring_kernel("responsive")
+    async def responsive(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            await ctx.send(n)
+
+    @ring_kernel("narrow", queue_size=2)
+    async def narrow(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            await ctx.send(await ctx.ask("responsive", n, timeout=20))
+
+    @ring_kernel("flooding")
+    async def flooding(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            for i in range(n):
+                await ctx.tell("narrow", i)
+            await ctx.send(n)
+
+    for definition, where in ((responsive, {}), (narrow, {"node": "node-2"}), (flooding, {"node": "node-2"})):
+        await (await cluster.launch(definition, **where)).activate()  # type: ignore[arg-type]
+
+    async def read() -> None:
+        while True:
+            await cluster.receive("narrow")
+
+    reading = asyncio.ensure_future(read())
+    flood = asyncio.ensure_future(cluster.ask("flooding", 300, timeout=50))
+    await until(lambda: cluster["narrow"].statistics().replied > 5)
+    for n in range(8):
+        assert await cluster.ask("narrow", n, timeout=20) == n
+    other = await cluster.launch(keeper(), node="node-2")
+    await other.activate()
+    assert await other.ask("tell", timeout=5) == []
+    assert not flood.done()
+    assert await flood == 300
+    reading.cancel()
+
+
+async def test_bodies_publish_to_who_has_subscribed_elsewhere(cluster: RingKernelRuntime) -> None:
+    @ring_kernel("publishing")
+    async def publishing(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            await ctx.tell("notes", n)
+            await ctx.publish("news.all", -n)
+
+    for definition, node in ((publishing, "node-2"), (keeper(), "node-1")):
+        await (await cluster.launch(definition, node=node)).activate()
+    await cluster.subscribe("news.#", "notes")
+    await cluster.send_many("publishing", range(1, 100))
+    await cluster.wait_idle("publishing", "notes", timeout=20)
+    await until(lambda: cluster.edges().get(("publishing", "notes")) == 198)
+    assert await cluster.ask("notes", "tell") == [sign * n for n in range(1, 100) for sign in (1, -1)]
+    await cluster.unsubscribe("news.#", "notes")
+
+
+async def test_kernels_on_nodes_are_connected(cluster: RingKernelRuntime) -> None:
+    chain = ("first", "second")
+    for name, node in zip(chain, ("node-1", "node-2"), strict=True):
+        kernel = await cluster.launch(slow("snail", 0.0), kernel_id=name, node=node)
+        await kernel.activate()
+    await (await cluster.launch(keeper(), node="node-1")).activate()
+    await cluster.connect("first", "second")
+    await cluster.connect("second", "notes")
+    await cluster.send_many("first", range(2000))
+    await cluster.wait_idle("first", "second", "notes", timeout=20)
+    assert await cluster.ask("notes", "tell") == list(range(2000))
+
+
+async def test_its_health_is_known(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(slow("snail", 30.0), node="node-2")
+    await kernel.activate()
+    await kernel.send_many(range(3))
+    await asyncio.to_thread(cluster.health, 0.2)
+    await asyncio.sleep(0.3)
+    health = (await asyncio.to_thread(cluster.health, 0.2)).kernels["snail"]
+    assert health.stalled
+    begun = time.monotonic()
+    await kernel.deactivate()
+    assert time.monotonic() - begun < 5  # the message in hand goes on
+    await kernel.send(4)
+    await asyncio.to_thread(cluster.health)
+    await kernel.terminate(drain=False, timeout=0.1)
+
+
+async def test_the_shortest_queue_counts_what_is_on_the_way(cluster: RingKernelRuntime) -> None:
+    for name in ("node-1", "node-2"):
+        kernel = await cluster.launch(slow("snail", 30.0), kernel_id=f"snail {name}", node=name)
+        await kernel.activate()
+    await cluster["snail node-1"].send_many(range(10))
+    router = await cluster.router("snails", ["snail node-1", "snail node-2"], strategy="least_queue")
+    try:
+        for n in range(10):
+            await cluster.send("snails", n)
+        assert cluster["snail node-2"].queue_depth >= 9
+    finally:
+        await router.close()
+
+
+async def test_a_state_that_has_no_encoding(cluster: RingKernelRuntime) -> None:
+    @ring_kernel("stateful")
+    async def stateful(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            ctx.state.function = len if n else None
+            await ctx.send(n)
+
+    kernel = await cluster.launch(stateful, node="node-2")
+    with pytest.raises(KernelStateError, match="activate it first"):
+        await kernel.snapshot()
+    await kernel.activate()
+    await kernel.ask(0)
+    assert vars(await kernel.snapshot()) == {"function": None}
+    await kernel.ask(1)
+    with pytest.raises(MessageEncodeError, match="cannot go to another process"):
+        await kernel.snapshot()
+    assert await kernel.ask(0) == 0
+    await kernel.terminate()
+    with pytest.raises(KernelStateError, match="TERMINATED"):
+        await kernel.snapshot()
+
+
+def test_threads_share_it(hosts: RingKernelRuntime) -> None:
+    hosts.sync.join()
+    hosts.sync.launch(slow("snail", 0.0, queue_size=16), node="node-2")
+    hosts.sync.activate("snail")
+    got: list[int] = []
+
+    def ask(thread: int) -> None:
+        got.extend(hosts.sync.ask("snail", 100 * thread + n, timeout=20) for n in range(25))
+
+    threads = [threading.Thread(target=ask, args=(thread,)) for thread in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    hosts.sync.terminate("snail")
+    assert sorted(got) == [100 * thread + n for thread in range(8) for n in range(25)]
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has of its own."""
+    words = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()
+    return (int(words[1]) - int(words[2])) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.may_block  # it reads files of the system
+async def test_memory_stays_bounded_however_much_is_sent(cluster: RingKernelRuntime) -> None:
+    """A slow kernel is sent, and sends, ten times of what its queues hold."""
+
+    @ring_kernel("bulky", queue_size=64)
+    async def bulky(ctx: KernelContext[Any, Any]) -> None:
+        async for one in ctx:
+            await asyncio.sleep(0.001)
+            await ctx.send(one)
+
+    kernel = await cluster.launch(bulky, node="node-2")
+    await kernel.activate()
+    pids = [os.getpid(), cluster.nodes["node-2"].pid]
+    part = np.zeros(100_000, "u1")
+    sent = 0
+
+    async def feed() -> None:
+        nonlocal sent
+        while True:
+            await kernel.send_many([part] * 16)
+            sent += 16
+
+    async def read(n: int) -> None:
+        for _ in range(n):
+            await kernel.receive(timeout=20)
+
+    feeding = asyncio.ensure_future(feed())
+    await read(256)  # by then all that is made once was made
+    before = [resident(pid) for pid in pids if pid is not None]
+    at = sent
+    await asyncio.sleep(0.5)  # in which nobody reads
+    assert sent - at <= 4 * 64
+    await read(1500)
+    after = [resident(pid) for pid in pids if pid is not None]
+    feeding.cancel()
+    assert sent > 1500
+    for was, now in zip(before, after, strict=True):
+        assert now - was < 60e6, (before, after)
+    await kernel.terminate(drain=False, timeout=1)
