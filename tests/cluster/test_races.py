@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,16 @@ import pytest
 from pydotcompute import KernelContext, RingKernelRuntime, message, ring_kernel
 from pydotcompute.cluster import wire
 from pydotcompute.exceptions import (
+    ClusterError,
     DefinitionError,
     KernelFailedError,
     KernelStateError,
     MessageDecodeError,
     MessageEncodeError,
+    NodeLostError,
+    PyDotComputeError,
     QueueTimeoutError,
+    RuntimeClosedError,
 )
 
 
@@ -606,3 +612,251 @@ async def test_memory_stays_bounded_however_much_is_sent(cluster: RingKernelRunt
     for was, now in zip(before, after, strict=True):
         assert now - was < 60e6, (before, after)
     await kernel.terminate(drain=False, timeout=1)
+
+
+# -- lost hosts --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def losable(ray: Any) -> Iterator[RingKernelRuntime]:
+    """A runtime with some hosts, of which each test loses the first that is left."""
+    runtime = RingKernelRuntime("thread", cluster="ray", nodes=5)
+    runtime.sync.join()
+    yield runtime
+    runtime.sync.close(drain=False)
+
+
+@pytest.fixture
+def doomed(losable: RingKernelRuntime) -> str:
+    """The name of a node that may be lost."""
+    return next(name for name, node in losable.nodes.items() if node.state == "alive")
+
+
+async def lose(runtime: RingKernelRuntime, name: str) -> None:
+    pid = runtime.nodes[name].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    await until(lambda: runtime.nodes[name].state == "lost")
+
+
+async def test_statistics_go_on_after_a_loss(losable: RingKernelRuntime, doomed: str) -> None:
+    kernel = await losable.launch(keeper("counted", restart="on_failure", backoff=None), node=doomed)
+    await kernel.activate()
+    await kernel.send_many(range(100))
+    await until(lambda: kernel.statistics().processed == 100)
+    await lose(losable, doomed)
+    await kernel.send_many(range(10))
+    assert await kernel.ask("tell", timeout=20) == list(range(10))
+    await until(lambda: kernel.statistics().processed == 111)
+    statistics = kernel.statistics()
+    assert (statistics.received, statistics.restarts, statistics.errors) == (111, 1, 1)
+
+
+async def test_asks_that_are_not_sent_again_fail_as_those_of_a_lost_node(
+    losable: RingKernelRuntime, doomed: str
+) -> None:
+    kernel = await losable.launch(slow("thinker", 60.0), node=doomed, delivery="at_least_once")
+    await kernel.activate()
+    asks = [asyncio.ensure_future(kernel.ask(n)) for n in range(3)]
+    await until(lambda: kernel.queue_depth == 3)
+    await lose(losable, doomed)
+    for ask in asks:
+        with pytest.raises(NodeLostError, match=doomed):
+            await ask
+    assert [letter.message for letter in losable.dead_letters.of("thinker")] == [0, 1, 2]
+    with pytest.raises(KernelFailedError):
+        await kernel.send(1)
+
+
+async def test_a_kernel_that_was_paused_is_paused_elsewhere(losable: RingKernelRuntime, doomed: str) -> None:
+    definition = keeper("paused", restart="on_failure", backoff=None)
+    kernel = await losable.launch(definition, node=doomed, delivery="at_least_once")
+    await kernel.activate()
+    await kernel.send(-1)
+    assert await kernel.ask("tell") == [-1]
+    await kernel.deactivate()
+    await kernel.send_many(range(5))
+    await lose(losable, doomed)
+    await until(lambda: kernel.node is not None)
+    assert kernel.state == "DEACTIVATED"
+    assert kernel.queue_depth == 5
+    await kernel.reactivate()
+    assert await kernel.ask("tell", timeout=20) == list(range(5))
+
+
+async def test_records_among_messages_keep_their_place_when_they_are_sent_again(
+    losable: RingKernelRuntime, doomed: str
+) -> None:
+    @ring_kernel("echoing", restart="on_failure", backoff=None)
+    def echoing(state: None, msg: Number, out: Number) -> bool:
+        out.n = msg.n
+        return True
+
+    kernel = await losable.launch(echoing, node=doomed, delivery="at_least_once")
+    await kernel.activate()
+    assert (await kernel.ask(Number(n=1), timeout=30)).n == 1
+    pid = losable.nodes[doomed].pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    for n in range(0, 40, 4):
+        await kernel.send(Number(n=n))
+        records = np.zeros(3, Number.dtype)
+        records["n"] = n + np.arange(1, 4)
+        await kernel.send_batch(records)
+    assert kernel.queue_depth == 40
+    await lose(losable, doomed)
+    await losable.wait_idle("echoing", timeout=30)
+    got: list[int] = []
+    while len(got) < 40:
+        got += (await kernel.receive_batch(timeout=5))["n"].tolist()
+    assert got == list(range(40))
+
+
+async def test_kernels_that_lost_all_hosts_share_another_one(losable: RingKernelRuntime) -> None:
+    left = [name for name, node in losable.nodes.items() if node.state == "alive"]
+    kernels = []
+    for i in range(6):
+        kernel = await losable.launch(keeper(f"orphan {i}", restart="on_failure"), spread=True)
+        await kernel.activate()
+        kernels.append(kernel)
+    assert await asyncio.gather(*(kernel.ask("tell", timeout=20) for kernel in kernels)) == [[]] * 6
+    for name in left:
+        pid = losable.nodes[name].pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+    await until(lambda: not any(losable.nodes[name].state == "alive" for name in left))
+    assert await asyncio.gather(*(kernel.ask("tell", timeout=30) for kernel in kernels)) == [[]] * 6
+    assert len({kernel.node for kernel in kernels}) == 1
+
+
+@pytest.mark.may_block  # that is the point
+async def test_a_loop_that_was_blocked_here_loses_no_node(ray: Any) -> None:
+    async with RingKernelRuntime("current", cluster="ray", nodes=1, node_timeout=1.0) as runtime:
+        kernel = await runtime.launch(keeper(), node="node-1")
+        await kernel.activate()
+        assert await kernel.ask("tell") == []
+        time.sleep(2.5)
+        await asyncio.sleep(0.5)
+        assert runtime.nodes["node-1"].state == "alive"
+        assert await kernel.ask("tell") == []
+
+
+# -- the end -----------------------------------------------------------------------------------------------------------
+
+
+async def test_closing_while_all_is_in_flight(ray: Any) -> None:
+    runtime = RingKernelRuntime("current", cluster="ray", nodes=2)
+    await runtime.join()
+    pids = [node.pid for node in runtime.nodes.values()]
+    kernel = await runtime.launch(slow("snail", 0.5, queue_size=4), node="node-1")
+    await kernel.activate()
+
+    async def launch(n: int) -> Any:
+        one = await runtime.launch(keeper(f"late {n}"), node="node-2")
+        await one.activate()
+        return await one.ask("tell")
+
+    doing = [asyncio.ensure_future(kernel.ask(n)) for n in range(20)]
+    doing += [asyncio.ensure_future(kernel.send(n)) for n in range(20)]
+    doing += [asyncio.ensure_future(launch(n)) for n in range(5)]
+    await asyncio.sleep(0.02)
+    begun = time.monotonic()
+    await runtime.close(drain=False, timeout=1)
+    assert time.monotonic() - begun < 8
+    for result in await asyncio.wait_for(asyncio.gather(*doing, return_exceptions=True), 5):
+        assert not isinstance(result, BaseException) or isinstance(result, PyDotComputeError)
+    await until(lambda: not any(pid is not None and alive(pid) for pid in pids))
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("after", [0.0, 0.3])
+async def test_closing_while_hosts_start(ray: Any, after: float) -> None:
+    runtime = RingKernelRuntime("current", cluster="ray", nodes=2)
+    launching = asyncio.ensure_future(runtime.launch(keeper(), node="node-1"))
+    await asyncio.sleep(after)
+    await asyncio.wait_for(runtime.close(), 5)
+    with pytest.raises(RuntimeClosedError):
+        await asyncio.wait_for(launching, 5)
+
+
+async def test_hosts_of_a_join_that_failed_are_gone(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pydotcompute.cluster.driver import Cluster
+
+    greeted = Cluster._greeted
+    pids: list[int] = []
+
+    async def picky(self: Any, node: Any, handle: Any, num_gpus: int) -> Any:
+        hello = await greeted(self, node, handle, num_gpus)
+        pids.append(hello["pid"])
+        if node.name == "node-2":
+            raise ClusterError("node-2 does not please")
+        return hello
+
+    async with RingKernelRuntime("current", cluster="ray", nodes=2) as runtime:
+        with monkeypatch.context() as patched:
+            patched.setattr(Cluster, "_greeted", picky)
+            with pytest.raises(ClusterError, match="does not please"):
+                await runtime.join()
+        assert len(pids) == 2
+        await until(lambda: not any(map(alive, pids)))
+        await runtime.join()
+        assert [node.state for node in runtime.nodes.values()] == ["alive"] * 2
+
+
+def test_runtimes_share_the_ray_that_one_of_them_has_started() -> None:
+    """In a process of their own; the first is closed while it starts, the others start at once."""
+    pytest.importorskip("ray")
+    program = """
+        import asyncio, threading, time
+        import ray
+        from pydotcompute import RingKernelRuntime, ring_kernel
+
+        @ring_kernel("echo")
+        async def echo(ctx):
+            async for one in ctx:
+                await ctx.send(one)
+
+        def left():
+            time.sleep(0.3)  # in which a thread that has nothing left to do is gone
+            return ray.is_initialized(), [one.name for one in threading.enumerate() if "pydotcompute" in one.name]
+
+        async def main():
+            first = RingKernelRuntime(cluster="ray")
+            launching = asyncio.ensure_future(first.launch(echo, spread=True))
+            await asyncio.sleep(0.5)
+            await first.close()
+            try:
+                await launching
+            except Exception as error:
+                print(type(error).__name__, *left())
+            second, third = RingKernelRuntime(cluster="ray"), RingKernelRuntime(cluster="ray")
+            await asyncio.gather(second.join(), third.join())
+            for runtime in (second, third):
+                await (await runtime.launch(echo, spread=True)).activate()
+            try:
+                async with RingKernelRuntime(cluster="ray", address="10.9.9.9:6379") as other:
+                    await other.join()
+            except Exception as error:
+                print(str(error).partition(": ")[2])
+            await second.close()
+            print(await third.ask("echo", 3))
+            await third.close()
+            print(*left())
+
+        asyncio.run(main())
+    """
+    command = [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.stdout.splitlines() == [
+        "RuntimeClosedError False []",
+        "a process is in one at a time; leave address= out, or use another process",
+        "3",
+        "False []",
+    ], done.stderr
