@@ -15,11 +15,18 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
 
 from .. import __version__
-from ..exceptions import ClusterError, MessageDecodeError, NodeLostError, PyDotComputeError
+from ..exceptions import (
+    ClusterError,
+    DefinitionError,
+    MessageDecodeError,
+    NodeLostError,
+    PyDotComputeError,
+    RuntimeClosedError,
+)
 from ..messages import Record, is_message_type
 from ..messages.message import registry
 from ..runtime.checks import is_count
-from ..runtime.dead_letters import DeadLetter
+from ..runtime.dead_letters import KINDS, DeadLetter
 from ..runtime.kernel import RingKernel, RingKernelDefinition, log
 from ..runtime.progress import lasting
 from ..runtime.step import StepDefinition
@@ -32,6 +39,8 @@ if TYPE_CHECKING:
 
 FRAME_BYTES = 2**20
 """How much goes into a frame, but for one message that is larger."""
+PARTS = 8
+"""Of the time in which a host has to answer; as many have to pass on a loop that moves."""
 CREDIT = 0.005
 """Seconds between looks at whether replies were taken, while a host waits for that."""
 
@@ -115,13 +124,24 @@ class Cluster:
         self._engine = Engine(address)
         self._wanted, self._timeout = nodes, timeout
         self._joining: asyncio.Future[None] | None = None
+        self._replacing: asyncio.Future[Node] | None = None
+        self._closed = False
         self._gpu_nodes = count(1)
 
     async def join(self) -> None:
         """Start or find the cluster, and a host on each of its nodes."""
-        if self._joining is None or (self._joining.done() and self._joining.exception() is not None):
-            self._joining = asyncio.ensure_future(self._join())
-        await asyncio.shield(self._joining)
+        if self._closed:
+            raise RuntimeClosedError("the runtime is closed, or being closed: join and launch in a new one")
+        joining = self._joining
+        if joining is None or (joining.done() and joining.exception() is not None):
+            joining = self._joining = asyncio.ensure_future(self._join())
+        try:
+            await asyncio.shield(joining)
+        except asyncio.CancelledError:
+            if joining.cancelled():  # and not the caller
+                text = "the runtime was closed while the cluster was being started"
+                raise RuntimeClosedError(text) from None
+            raise
 
     async def _join(self) -> None:
         with lasting("starting the cluster:", "the cluster has started in", "the cluster could not be started, after"):
@@ -129,16 +149,30 @@ class Cluster:
             n = len(places) if self._wanted is None else self._wanted
             named = [Node(f"node-{i + 1}", places[i % len(places)]) for i in range(n)]
             self.nodes._nodes = {node.name: node for node in named}
-            await asyncio.gather(*(self._begin(node, 0) for node in self.nodes._nodes.values()))
+            begun = await asyncio.gather(*(self._begin(node, 0) for node in named), return_exceptions=True)
+            if failed := [error for error in begun if error is not None]:
+                await asyncio.gather(*(node._link.close() for node in named if node._link is not None))
+                raise failed[0]
 
     async def _begin(self, node: Node, num_gpus: int) -> None:
         """Start its host."""
         handle = self._engine.host(node.name, node.place, num_gpus)
         try:
+            hello = await self._greeted(node, handle, num_gpus)
+        except BaseException as error:
+            node.state, node.reason = "lost", str(error) or "it was given up while it started"
+            self._engine.kill(handle)
+            raise
+        node.pid, node.gpus, node.state = hello["pid"], num_gpus, "alive"
+        node._link = Link(self, node, handle)
+
+    async def _greeted(self, node: Node, handle: Handle, num_gpus: int) -> dict[str, Any]:
+        """What a host is that has started, and fits this process."""
+        hello: dict[str, Any]
+        try:
             async with asyncio.timeout(self._timeout):
                 hello = await handle.call("hello")
         except TimeoutError:
-            self._engine.kill(handle)
             raise ClusterError(
                 f"the host of {node.name} on {node.address} has not started within {self._timeout:g} s: see whether "
                 f"that machine has {'GPUs' if num_gpus else 'memory'} left that nobody uses, or pass a longer "
@@ -147,15 +181,13 @@ class Cluster:
         except Exception as error:
             raise ClusterError(f"the host of {node.name} on {node.address} does not start: {error}") from error
         mine = {"pydotcompute": __version__, "python": sys.version.split()[0], "wire": wire.VERSION}
-        minor = [version.rpartition(".")[0] for version in (mine["python"], hello["python"])]  # type: ignore[union-attr]
+        minor = [str(version).rpartition(".")[0] for version in (mine["python"], hello["python"])]
         if hello["pydotcompute"] != __version__ or hello["wire"] != wire.VERSION or minor[0] != minor[1]:
-            self._engine.kill(handle)
             raise ClusterError(
                 f"{node.name} on {node.address} has pydotcompute {hello['pydotcompute']} and Python {hello['python']}, "
                 f"this process has {__version__} and {mine['python']}: install the same on both"
             )
-        node.pid, node.gpus, node.state = hello["pid"], num_gpus, "alive"
-        node._link = Link(self, node, handle)
+        return hello
 
     async def check(self, placement: Placement) -> None:
         """Raise `ClusterError` for a node that is not there, or for more GPUs than any has."""
@@ -183,7 +215,12 @@ class Cluster:
         return link
 
     async def _another(self) -> Node:
-        """A host in place of those that are lost, where a machine is left."""
+        """A host in place of those that are lost, where a machine is left; one for all who want it."""
+        if self._replacing is None or self._replacing.done():
+            self._replacing = asyncio.ensure_future(self._replace_lost())
+        return await asyncio.shield(self._replacing)
+
+    async def _replace_lost(self) -> Node:
         places = await self._engine.places(asyncio.get_running_loop())
         if not places:
             raise ClusterError("no node of the cluster is left: start another one, and then the ring kernel")
@@ -214,8 +251,11 @@ class Cluster:
         log.warning("%s", reason)
 
     async def close(self) -> None:
-        if self._joining is not None and not self._joining.done():
-            self._joining.cancel()
+        self._closed = True
+        for beginning in (self._joining, self._replacing):
+            if beginning is not None and not beginning.done():
+                beginning.cancel()
+                await asyncio.wait({beginning})
         await asyncio.gather(*(node._link.close() for node in self.nodes.values() if node._link is not None))
         await self._engine.stop()
 
@@ -250,6 +290,7 @@ class Link:
         self._something = asyncio.Event()
         self._known: set[type] = set()  # classes of messages that the host has
         self._waiting: dict[str, deque[Sent]] = {}  # what bodies there have sent elsewhere, by target
+        self._carried = asyncio.Event()  # all that waited for one of the targets has come there
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         loop = asyncio.get_running_loop()
@@ -292,24 +333,25 @@ class Link:
         """
         if self.lost is not None:
             raise NodeLostError(self.lost)
+        return await self._called(number, verb, arguments)
+
+    def _called(self, number: int, verb: str, arguments: bytes) -> asyncio.Future[Any]:
+        """Say at once what is to be done, so that it keeps its place among messages and other calls."""
         token = next(self._tokens)
         future = self._calls[token] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: self._calls.pop(token, None))
         self.say("call", token, number, verb, arguments)
-        try:
-            return await future
-        finally:
-            self._calls.pop(token, None)
+        return future
 
     def start_call(self, number: int, verb: str, arguments: bytes) -> None:
         """`call`, and let nobody wait for it."""
 
-        async def call() -> None:
-            try:
-                await self.call(number, verb, arguments)
-            except PyDotComputeError as error:
+        def look(done: asyncio.Future[Any]) -> None:
+            if not done.cancelled() and (error := done.exception()) is not None:
                 log.debug("%s of a ring kernel on %s: %s", verb, self.node.name, error)
 
-        self._spawn(call())
+        if self.lost is None:
+            self._called(number, verb, arguments).add_done_callback(look)
 
     def _spawn(self, coroutine: Any) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -324,7 +366,7 @@ class Link:
         number = next(self._numbers)
         self.kernels[number] = kernel
         self.teach(*_classes(kernel.definition))
-        code = self._cluster._engine.packed((kernel.id, _shipped(kernel.definition), paused))
+        code = self._packed(kernel, (kernel.id, _shipped(kernel.definition), paused))
         await self.call(number, "launch", code)
         return number
 
@@ -332,14 +374,33 @@ class Link:
         """Another definition of a kernel."""
         number = next(number for number, other in self.kernels.items() if other is kernel)
         self.teach(*_classes(kernel.definition))
-        self.start_call(number, "replace", self._cluster._engine.packed(_shipped(kernel.definition)))
+        self.start_call(number, "replace", self._packed(kernel, _shipped(kernel.definition)))
+
+    def _packed(self, kernel: RemoteKernel, code: Any) -> bytes:
+        try:
+            return self._cluster._engine.packed(code)
+        except Exception as error:
+            raise DefinitionError(
+                f"the code of {kernel.id!r} cannot go to {self.node.name} ({error}): what it uses of this process, "
+                "such as a lock, a file or a connection, has to be made in its body, or by state="
+            ) from error
 
     def forget(self, kernel: RemoteKernel) -> None:
         self._expected.discard(kernel)
         for number in [number for number, other in self.kernels.items() if other is kernel]:
             del self.kernels[number]
+            self._credits.pop(number, None)
+            if not kernel.has_ended_there:  # it, or what is being made of it there
+                self.start_call(number, "drop", b"")
 
     async def _send(self) -> None:
+        try:
+            await self._send_all()
+        except Exception as error:  # noqa: BLE001 - nothing more would ever go there
+            log.exception("what is for %s cannot be sent", self.node.name)
+            self._lose(error)
+
+    async def _send_all(self) -> None:
         """Fill frames with what there is, and have a few of them on the way."""
         while True:
             if not self._items:
@@ -390,18 +451,23 @@ class Link:
     # -- in ------------------------------------------------------------------------------------------------------------
 
     async def _collect(self) -> None:
+        silence = self._cluster.silence
         while self.lost is None:
+            calling = asyncio.ensure_future(self._handle.call("collect"))
             try:
-                async with asyncio.timeout(self._cluster.silence):
-                    data = await self._handle.call("collect")
-            except TimeoutError:
-                self._lose(TimeoutError(f"it has not answered for {self._cluster.silence:g} s"))
-                return
-            except asyncio.CancelledError:
-                raise
+                # In parts: while a body blocks the loop here, at most one of them passes, and the host is not to blame.
+                for _ in range(PARTS):
+                    if (await asyncio.wait({calling}, timeout=silence / PARTS))[0]:
+                        break
+                else:
+                    self._lose(TimeoutError(f"it has not answered for {silence:g} s"))
+                    return
+                data = calling.result()
             except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
                 self._lose(error)
                 return
+            finally:
+                calling.cancel()
             if data:
                 self._come(data)
 
@@ -417,9 +483,10 @@ class Link:
                 self._received += 1
                 for kind, *fields in self._early.pop(self._received):
                     self._take(kind, fields)
-        except MessageDecodeError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a field that makes no sense leads to
             self._cluster.refused[self.node.name] += 1
-            self._lose(error)
+            what = error if isinstance(error, MessageDecodeError) else f"{type(error).__name__}: {error}"
+            self._lose(ClusterError(f"a frame of it is refused: {what}"))
 
     def _take(self, kind: str, fields: list[Any]) -> None:
         if kind == "result":
@@ -434,6 +501,8 @@ class Link:
             self._take_sent(fields[0], Sent(*fields[1:]))
         elif kind == "find":
             self._spawn(self._find(*fields))
+        elif kind == "publish":
+            self._spawn(self._publish(*fields))
         elif kind == "ask":
             token, target, *rest = fields
             self._take_sent(target, Sent(*rest, token=token))  # type: ignore[misc]
@@ -451,18 +520,21 @@ class Link:
             for number, well, value in fields[1]:
                 kernel.answer(number, well, value, self.node.name)
         elif kind == "replies":
-            kernel.reply([wire.decoded(blob) for blob in fields[1]])
+            kernel.replies(fields[1])
             self._credit_soon()
         elif kind == "records":
             kernel.reply_records(fields[1], fields[2])
             self._credit_soon()
         elif kind == "counters":
             kernel.count(*fields[1:])
+        elif kind == "restarted":
+            error = None if fields[3] is None else wire.restored(fields[3], self.node.name)
+            kernel.restarted_there(fields[1], fields[2], error)
         elif kind == "ended":
             kernel.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
         elif kind == "print":
             context = kernel.definition.context or contextvars.copy_context()
-            context.copy().run(lambda: sys.stdout.write(fields[1]))
+            context.copy().run(_print, fields[1])
         elif kind == "letter":
             self._take_letter(kernel, *fields[1:])
 
@@ -478,6 +550,8 @@ class Link:
     def _take_letter(
         self, kernel: RemoteKernel, blob: Any, reason: str, kind: Any, error: Any, is_reply: bool, instance: Any
     ) -> None:
+        if kind not in KINDS:
+            raise MessageDecodeError(f"no kind of dead letter: {kind!r:.50}")
         try:
             message = wire.decoded(blob) if isinstance(blob, bytes) else blob
         except PyDotComputeError as problem:
@@ -532,7 +606,7 @@ class Link:
                 try:
                     message = wire.decoded(sent.blob)
                     await runtime.send(target, message, sent.instance)
-                except PyDotComputeError as error:
+                except Exception as error:  # noqa: BLE001 - told to who has sent it; the others wait behind it
                     failed = error
                     runtime.dead_letters.add(
                         DeadLetter(target, message, str(error), kind="undeliverable", instance=sent.instance)
@@ -541,6 +615,7 @@ class Link:
             if done:
                 self.say("sent", target, done, None if failed is None else wire.described(failed))
         del self._waiting[target]
+        self._carried.set()
 
     async def _find(self, token: int, target: str) -> None:
         runtime = self._cluster.runtime
@@ -552,12 +627,25 @@ class Link:
         else:
             self.say("answer", token, True, None)
 
+    async def _publish(self, token: int, topic: str, blob: bytes) -> None:
+        runtime = self._cluster.runtime
+        sent: Counter[str] = Counter()
+        try:
+            # What the bodies there have sent before comes first.
+            while not self._waiting.keys().isdisjoint(runtime.topics.matching(topic)):
+                self._carried.clear()
+                await self._carried.wait()
+            count = await runtime.publish(topic, wire.decoded(blob), sent)
+            self.say("answer", token, True, wire.encoded((count, dict(sent))))
+        except Exception as error:  # noqa: BLE001 - told to who has published
+            self.say("answer", token, False, wire.described(error))
+
     async def _ask(self, target: str, sent: Sent) -> None:
         try:
             reply = await self._cluster.runtime.ask(target, wire.decoded(sent.blob), sent.timeout, sent.instance)
             self.teach(type(reply))
             self.say("answer", sent.token, True, None if reply is None else wire.encoded(reply))
-        except PyDotComputeError as error:
+        except Exception as error:  # noqa: BLE001 - told to who has asked
             self.say("answer", sent.token, False, wire.described(error))
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -577,7 +665,7 @@ class Link:
                 task.cancel()
         if self._crediting is not None:
             self._crediting.cancel()
-        for future in self._calls.values():
+        for future in list(self._calls.values()):
             if not future.done():
                 future.set_exception(NodeLostError(self.lost or f"{self.node.name} is closed"))
         for kernel in {*self.kernels.values(), *self._expected}:
@@ -595,6 +683,16 @@ class Link:
         self.lost = f"{self.node.name} is closed"
         self._end()
         self._cluster._engine.kill(self._handle)
+
+
+def _print(text: str) -> None:
+    """Write what a body has printed; what cannot be written here harms nobody."""
+    try:
+        sys.stdout.write(text)
+    except UnicodeEncodeError:
+        sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
+    except Exception as error:  # noqa: BLE001 - a stream of the user's, or one that is closed
+        log.debug("%r cannot be printed: %s", text, error)
 
 
 def _short(error: BaseException) -> str:

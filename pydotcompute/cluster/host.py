@@ -22,6 +22,7 @@ from itertools import islice
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..exceptions import ClusterError, MessageDecodeError, PyDotComputeError
@@ -31,9 +32,11 @@ from ..runtime.compiled import CompiledKernel
 from ..runtime.dead_letters import DeadLetter, DeadLetters
 from ..runtime.executor import backend
 from ..runtime.kernel import RingKernel
+from ..runtime.lifecycle import KernelState
 from ..runtime.runtime import RingKernelRuntime
 from ..runtime.scheduler import AWAITED, NEW, SET, Wait
 from ..runtime.step import StepDefinition
+from ..runtime.topics import checked_topic
 from ..telemetry.observer import acting
 from . import wire
 
@@ -70,6 +73,7 @@ class Host:
         self._work = asyncio.Event()
         self._residents: dict[int, _Resident] = {}
         self._numbers: dict[str, int] = {}  # of the kernels, by id
+        self._launching: dict[int, asyncio.Future[None]] = {}
         self._items: list[list[Any]] = []  # what is to be said
         self._asking: dict[int, asyncio.Future[Any]] = {}
         self._tokens = 0
@@ -156,11 +160,13 @@ class Host:
         if kind == "messages":
             number, first, blobs, asked, instances = fields
             if (resident := self._residents.get(number)) is not None:
-                await resident.take(first, [_whole(blob, beside) for blob in blobs], set(asked), instances)
+                whole = [_whole(blob, beside) for blob in blobs]
+                await resident.in_turn(len(whole), resident.take(first, whole, set(asked), instances))
         elif kind == "records":
             number, first, n, data, instance = fields
             if (resident := self._residents.get(number)) is not None:
-                await resident.take_records(first, n, data, None if instance < 0 else instance)
+                records = resident.records(n, data)
+                await resident.in_turn(n, resident.take_records(records, None if instance < 0 else instance))
         elif kind == "forget":
             if (resident := self._residents.get(fields[0])) is not None:
                 resident.forget(fields[1])
@@ -180,7 +186,10 @@ class Host:
             token, there, value = fields
             if (future := self._asking.pop(token, None)) is not None and not future.done():
                 if there:
-                    future.set_result(None if value is None else wire.decoded(value))
+                    try:
+                        future.set_result(None if value is None else wire.decoded(value))
+                    except MessageDecodeError as problem:  # of a class that is not known here
+                        future.set_exception(problem)
                 else:
                     future.set_exception(wire.restored(value, "the node of the runtime"))
         elif kind == "sent":
@@ -205,17 +214,19 @@ class Host:
     async def _do(self, number: int, verb: str, arguments: bytes) -> Any:
         runtime = self._runtime
         if verb == "launch":
-            kernel_id, definition, paused = _code(arguments)
-            if isinstance(definition, StepDefinition):
-                definition._backend = backend(definition.backend)
-            kernel = await runtime.launch(definition, kernel_id=kernel_id)
-            self._residents[number] = _Resident(self, number, kernel)
-            self._numbers[kernel_id] = number
-            await runtime.activate(kernel_id)
-            if paused:
-                await runtime.deactivate(kernel_id)
-            self._work.set()
+            self._launching[number] = launching = asyncio.ensure_future(self._launch(number, arguments))
+            try:
+                return await launching
+            finally:
+                del self._launching[number]
+        if verb == "drop":
+            if number in self._launching:
+                await asyncio.wait({self._launching[number]})
+            if number in self._residents:
+                await self._drop(self._residents[number])
             return None
+        if number not in self._residents:
+            raise ClusterError(f"the ring kernel has ended on {self.name}")
         kernel = self._residents[number].kernel
         if verb == "replace":
             definition = _code(arguments)
@@ -226,15 +237,24 @@ class Host:
             return None
         given: Any = wire.decoded(arguments) if arguments else None
         if verb == "deactivate":
-            await runtime.deactivate(kernel.id)
+            if kernel.state is KernelState.ACTIVE:
+                await runtime.deactivate(kernel.id)
+            self._tell_done(number)
+        elif verb == "come to a stop":
             await kernel._until_stop()
+            self._tell_done(number)
         elif verb == "reactivate":
-            await runtime.reactivate(kernel.id)
+            if kernel.state is KernelState.DEACTIVATED:
+                await runtime.reactivate(kernel.id)
         elif verb == "terminate":
             drain, timeout = given
+            end = self._loop.time() + timeout
+            if drain:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._residents[number].through.wait(), timeout)
             # The order to end came behind the messages, on a way of its own.
             if not kernel.state.over:
-                await runtime.terminate(kernel.id, drain, timeout)
+                await runtime.terminate(kernel.id, drain, max(end - self._loop.time(), 0.05))
         elif verb == "restart":
             await runtime.restart(kernel.id, keep_state=given)
         elif verb == "kill":
@@ -245,6 +265,7 @@ class Host:
                 return [wire.encoded(message) for message in await stepping]
             finally:
                 del self._stepping[number]
+                self._tell_done(number)
         elif verb == "step no more":
             if number in self._stepping:
                 self._stepping[number].cancel()
@@ -253,6 +274,36 @@ class Host:
         else:
             raise ClusterError(f"no host knows {verb!r}: install the same pydotcompute everywhere")
         return None
+
+    async def _launch(self, number: int, code: bytes) -> None:
+        runtime = self._runtime
+        kernel_id, definition, paused = _code(code)
+        if isinstance(definition, StepDefinition):
+            definition._backend = backend(definition.backend)
+        while (former := self._numbers.get(kernel_id)) is not None:  # given up there, and not yet gone
+            await self._drop(self._residents[former])
+        kernel = await runtime.launch(definition, kernel_id=kernel_id)
+        self._residents[number] = _Resident(self, number, kernel)
+        self._numbers[kernel_id] = number
+        await runtime.activate(kernel_id)
+        if paused:
+            await runtime.deactivate(kernel_id)
+        self._work.set()
+
+    async def _drop(self, resident: _Resident) -> None:
+        """End a kernel of which nobody wants to hear any more."""
+        kernel = resident.kernel
+        with suppress(PyDotComputeError):  # somebody else may be at it
+            await self._runtime.terminate(kernel.id, drain=False, timeout=1.0)
+        while not kernel.state.over:
+            await kernel._move_or_idle()
+        if self._residents.get(resident.number) is resident:
+            self.forget(resident)
+
+    def _tell_done(self, number: int) -> None:
+        """Say, before what comes next, how far a kernel is that has come to a stop."""
+        if (resident := self._residents.get(number)) is not None:
+            resident.tell_done(self._items, True)
 
     @staticmethod
     def _shown(kernel: RingKernel, state: Any) -> Any:
@@ -366,7 +417,7 @@ class _Resident:
         self._host, self.number, self.kernel = host, number, kernel
         self.taken = 0
         """How many of its replies were taken where they went."""
-        self._accepted = self._told = self._sent = 0
+        self._accepted = self._told = self._sent = self._restarts = 0
         self._answers: list[list[Any]] = []
         self._asks: dict[int, Wait] = {}
         self._reported, self._reported_at, self._row = 0.0, 0, b""
@@ -376,7 +427,50 @@ class _Resident:
         # Classes of their own: what a scheduler's waits share are attributes of their class.
         self._asked: Any = type("Asked", (_Asked, wait), {"__slots__": (), "resident": self})
         self._bell: Any = type("Bell", (_Bell, wait), {"__slots__": (), "host": host})
+        self.line: deque[Coroutine[Any, Any, None]] = deque()
+        """Messages that there was no room for in its mailbox, because kernels beside it have filled that."""
+        self.through = asyncio.Event()
+        """There are none of them."""
+        self.through.set()
+        self._places: deque[tuple[int, int]] = deque()
+        """How many messages have gone through the mailbox when those accepted have, if others were among them."""
+        self._passed = 0  # of those accepted, as far as the places tell
         self._listen()
+
+    async def in_turn(self, n: int, taking: Coroutine[Any, Any, None]) -> None:
+        """Take messages into the mailbox; where there is no room for them, what is for other kernels does not wait."""
+        box = self.kernel._box
+        if not self.line and len(box) + box.blocked + n <= box.capacity:
+            await taking
+            return
+        self.line.append(taking)
+        self.through.clear()
+        if len(self.line) == 1:
+            self._host._spawn(self._take_line())
+
+    async def _take_line(self) -> None:
+        while self.line:
+            taking = self.line[0]
+            try:
+                await taking
+            except Exception:
+                log.exception("messages for %r were not taken", self.kernel.id)
+            del self.line[0]
+            self._host._work.set()
+        self.through.set()
+
+    def _left(self) -> int:
+        """How many messages have left the mailbox, and are done with."""
+        return self.kernel._processed + self.kernel._unfinished + self.kernel._box.unhandled
+
+    def _mark_place(self) -> None:
+        """Remember what is before the message that was accepted last, if others than these came into the mailbox."""
+        kernel, box = self.kernel, self.kernel._box
+        if isinstance(kernel, CompiledKernel) or box._levels is not None:
+            return  # not in the order in which they came
+        place = self._left() + kernel.busy + len(box)
+        if place != self._accepted:
+            self._places.append((place, self._accepted))
 
     def _listen(self) -> None:
         """Hear of the next reply."""
@@ -430,13 +524,23 @@ class _Resident:
                     wire.described(error), False, None,
                 )  # fmt: skip
             self._accepted += 1
+        self._mark_place()
 
-    async def take_records(self, first: int, n: int, data: bytes, instance: int | None) -> None:
-        kernel = self.kernel
-        cls: type[Any] = kernel._input_types[0]
+    def records(self, n: int, data: bytes) -> NDArray[np.void]:
+        """Records for it.
+
+        Raises:
+            MessageDecodeError: they are not so many.
+        """
+        cls: type[Any] = self.kernel._input_types[0]
         records = np.frombuffer(data, layout(cls).dtype)
         if len(records) != n:
             raise MessageDecodeError(f"{len(records)} records came where {n} were announced")
+        return records
+
+    async def take_records(self, records: NDArray[np.void], instance: int | None) -> None:
+        kernel = self.kernel
+        cls: type[Any] = kernel._input_types[0]
         try:
             await kernel._put_batch(records, instance)
         except PyDotComputeError as error:
@@ -446,7 +550,7 @@ class _Resident:
                     "letter", self.number, wire.encoded(message), f"{self._host.name}: {error}", "unhandled",
                     wire.described(error), False, instance,
                 )  # fmt: skip
-        self._accepted += n
+        self._accepted += len(records)
 
     def report(self, items: list[list[Any]]) -> float:
         """Add what there is to say; the seconds until it is to be asked again."""
@@ -456,14 +560,10 @@ class _Resident:
         if self._answers:
             items.append(["answers", number, self._answers])
             self._answers = []
-        done = self._accepted if over else self._accepted - len(kernel._box) - kernel.busy * (not _counts_hand(kernel))
-        if len(kernel._out) and not over:
-            done = self._told  # a message is done with when its replies are on their way: they could be lost with us
-        if done - self._told >= min(self._window // 4 + 1, 1024) or (done > self._told and done == self._accepted):
-            self._told = done
-            items.append(["done", number, done])
+        done = self.tell_done(items, kernel._box.paused)
         now = self._clock()
-        if over or now - self._reported > REPORT:
+        times = kernel.restarts - self._restarts
+        if over or times or now - self._reported > REPORT:
             self._reported, self._reported_at = now, done
             kernel._publish()
             kernel._publish_histograms()
@@ -471,6 +571,12 @@ class _Resident:
             if row != self._row:
                 self._row = row
                 items.append(["counters", number, row, kernel._handed_over(), kernel.waiting_for])
+        if times:
+            self._restarts = kernel.restarts
+            failure = kernel.last_exception
+            when = [list(one) for one in kernel.restarted[-min(times, 100) :]]
+            texts = None if failure is None else wire.described(failure)
+            items.append(["restarted", number, times, when, texts])
         if over:
             failure = kernel.exception
             items.append(["ended", number, None if failure is None else wire.described(failure), kernel._gave_up])
@@ -479,6 +585,23 @@ class _Resident:
         if done < self._accepted:
             return GLANCE
         return REPORT if done != self._reported_at else BEAT
+
+    def tell_done(self, items: list[list[Any]], now: bool) -> int:
+        """Add how many messages it is done with, now or when it is worth while; the number."""
+        kernel, over = self.kernel, self.kernel.state.over
+        done = self._accepted if over else self._accepted - len(kernel._box) - kernel.busy * (not _counts_hand(kernel))
+        if self._places:
+            left = self._left()
+            while self._places and self._places[0][0] <= left:
+                self._passed = self._places.popleft()[1]
+            done = max(done, self._passed)
+        if len(kernel._out) and not over:
+            done = self._told  # a message is done with when its replies are on their way: they could be lost with us
+        enough = 1 if now else min(self._window // 4 + 1, 1024)
+        if done - self._told >= enough or (done > self._told and done == self._accepted):
+            self._told = done
+            items.append(["done", self.number, done])
+        return done
 
     def _gather_replies(self, items: list[list[Any]]) -> None:
         kernel, out = self.kernel, self.kernel._out
@@ -601,6 +724,14 @@ class _Runtime(RingKernelRuntime):
     def _target(self, kernel_id: Any) -> Any:
         found = super()._target(kernel_id)
         return self._host.away(kernel_id) if found is None and isinstance(kernel_id, str) else found
+
+    async def publish(self, topic: str, message: Any, _sent: dict[str, int] | None = None) -> int:
+        """Those who have subscribed are known to the runtime of the notebook."""
+        count, sent = await self._host.ask_runtime("publish", checked_topic(topic), wire.encoded(message))
+        if _sent is not None:
+            for target, n in sent.items():
+                _sent[target] += n
+        return int(count)
 
     def _router(self, kernel_id: Any, instance: int | None = None) -> Any:
         if not isinstance(kernel_id, str) or kernel_id in self._routers:

@@ -11,12 +11,14 @@ from concurrent.futures import Future
 from dataclasses import MISSING, dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import Thread
-from typing import Any
+from threading import Lock, Thread
+from typing import Any, ClassVar
 
 from ..exceptions import ClusterError
 from .host import Host
 
+PATIENCE = 15.0
+"""Seconds in which Ray has to end; it may be about to start."""
 REACH = 3.0
 """Seconds in which the head of a cluster has to take a connection."""
 
@@ -55,21 +57,51 @@ class Engine:
             ClusterError: Ray is missing or broken, nobody answers at the address, or it is another version.
         """
         self._ray = ray = await loop.run_in_executor(None, _imported)  # which takes seconds
-        if not ray.is_initialized():
-            address = self._address or os.environ.get("RAY_ADDRESS")
-            if address is not None and address not in ("auto", "local"):
-                await loop.run_in_executor(None, _reach, address)
-            keeper = _Keeper()
-            try:
-                async with asyncio.timeout(timeout):
-                    await keeper.call(partial(self._init, address))
-            except TimeoutError:
-                where = f"at {address}" if address else "on this machine"
-                raise ClusterError(f"Ray has not started {where} within {timeout:g} s") from None
-            self._keeper = keeper
+        try:
+            async with asyncio.timeout(timeout):
+                while (ending := _Keeper.ending) is not None:  # by the runtime that was the last to use it
+                    await asyncio.shield(asyncio.wrap_future(ending))
+                with _Keeper.lock:
+                    if _Keeper.ours is None and not ray.is_initialized():
+                        _Keeper.ours = _Keeper(partial(self._init, self._address or os.environ.get("RAY_ADDRESS")))
+                    keeper = self._keeper = _Keeper.ours
+                    if keeper is not None:
+                        keeper.users += 1
+                if keeper is not None:
+                    await asyncio.shield(asyncio.wrap_future(keeper.started))
+                await loop.run_in_executor(None, self._check_address)
+        except TimeoutError:
+            self._leave()
+            where = f"at {self._address}" if self._address else "on this machine"
+            raise ClusterError(f"Ray has not started {where} within {timeout:g} s") from None
+        except ClusterError:
+            self._leave()
+            raise
         return await self.places(loop)
 
+    def _check_address(self) -> None:
+        """See that the cluster which this process is in, perhaps for another runtime, is the one at the address.
+
+        Raises:
+            ClusterError: it is not.
+        """
+        host, colon, port = (self._address or "").rpartition(":")
+        connected = str(self._ray.get_runtime_context().gcs_address)
+        if not colon or self._address == connected:
+            return
+        try:
+            found = socket.gethostbyname(host)
+        except OSError:
+            found = host
+        if port != connected.rpartition(":")[2] or not (found.startswith("127.") or connected.startswith(f"{found}:")):
+            raise ClusterError(
+                f"this process is in the Ray cluster at {connected}, and not in that at {self._address}: a process is "
+                "in one at a time; leave address= out, or use another process"
+            )
+
     def _init(self, address: str | None) -> None:
+        if address is not None and address not in ("auto", "local"):
+            _reach(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         # The default of tomorrow, about which Ray warns today.
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -128,11 +160,19 @@ class Engine:
         return data.getvalue()
 
     async def stop(self) -> None:
-        """Leave the cluster, and end it if it was started here."""
-        if self._keeper is not None:
-            keeper, self._keeper = self._keeper, None
-            await keeper.call(self._ray.shutdown)
-            keeper.stop()
+        """Leave the cluster, and end it if it was started here and no other runtime uses it."""
+        self._leave()
+        if (ending := _Keeper.ending) is not None:
+            await asyncio.wait({asyncio.wrap_future(ending)}, timeout=PATIENCE)
+
+    def _leave(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is None:
+            return
+        with _Keeper.lock:
+            keeper.users -= 1
+            if not keeper.users:
+                keeper.end(self._ray)
 
 
 def _imported() -> Any:
@@ -152,12 +192,27 @@ def _imported() -> Any:
 class _Keeper:
     """A thread in which Ray is started, and which stays: on Linux the processes that a thread starts end with it.
 
-    Nobody waits for it at the end of the process, for Ray may hang.
+    All runtimes of this process share it. Nobody waits for it at the end of the process, for Ray may hang.
     """
 
-    def __init__(self) -> None:
+    lock: ClassVar[Lock] = Lock()
+    ours: ClassVar[_Keeper | None] = None
+    """That of the Ray which runtimes of this process have started."""
+    ending: ClassVar[Future[None] | None] = None
+    """Done when the former one is gone, which is on its way."""
+
+    def __init__(self, start: Callable[[], None]) -> None:
+        self.users = 0
+        """Runtimes that use it."""
         self._work: SimpleQueue[tuple[Callable[[], None], Future[None]] | None] = SimpleQueue()
+        self.started = self._do(start)
         Thread(target=self._run, name="pydotcompute-ray", daemon=True).start()
+
+    def _do(self, function: Callable[[], None]) -> Future[None]:
+        done: Future[None] = Future()
+        done.set_running_or_notify_cancel()  # whoever gives up waiting for it does not undo it
+        self._work.put((function, done))
+        return done
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
@@ -168,12 +223,18 @@ class _Keeper:
             except BaseException as error:  # noqa: BLE001 - raised where it is awaited
                 done.set_exception(error)
 
-    async def call(self, function: Callable[[], None]) -> None:
-        done: Future[None] = Future()
-        self._work.put((function, done))
-        await asyncio.wrap_future(done)
+    def end(self, ray: Any) -> None:
+        """End Ray, and then this, when what was begun is done. Called under the lock."""
 
-    def stop(self) -> None:
+        def shut_down() -> None:
+            try:
+                ray.shutdown()
+            finally:
+                with _Keeper.lock:
+                    _Keeper.ending = None
+
+        _Keeper.ours = None
+        _Keeper.ending = self._do(shut_down)
         self._work.put(None)
 
 

@@ -9,8 +9,9 @@ then the policy decides, as about any failure, and a new shuttle begins on anoth
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from itertools import repeat
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DefinitionError, InstanceError, NodeLostError
+from ..exceptions import DefinitionError, InstanceError, KernelStateError, MessageDecodeError, NodeLostError
 from ..messages import DEFAULT_PRIORITY, from_record, from_records, layout
 from ..runtime.kernel import CODES, RingKernel, RingKernelDefinition
 from ..runtime.lifecycle import KernelState
@@ -38,6 +39,9 @@ GRACE = 2.0
 """Seconds that a host has to say that a kernel has ended, after the kernel's own time for that."""
 
 
+ADDED = ("processed", "replied", "errors", "retried", "busy_ns", "waited", "handled")
+"""Counters of a host that add to those of the hosts before it."""
+
 Mark = bytes | tuple[bytes, int]
 """The second part of the entries in a mailbox whose kernel is elsewhere: the encoded message, and the instance that it
 names. Not a class of its own: the garbage collector would look at each of them again and again."""
@@ -48,13 +52,15 @@ class Box(Mailbox):
 
     __slots__ = ("_kernel",)
 
+    counts_plain = False
+
     def __init__(self, kernel: RemoteKernel, definition: RingKernelDefinition) -> None:
         self._kernel = kernel
         super().__init__(kernel, kernel._scheduler, definition.queue_size, definition.backpressure)
         self._tune()
 
     def __len__(self) -> int:
-        return len(self.plain) + self._extra + self._kernel.flying
+        return len(self.plain) + self._extra + self._kernel.flying + self._kernel.returned
 
     @property
     def waiting(self) -> int:
@@ -154,7 +160,9 @@ class RemoteKernel(RingKernel):
         "_asks",
         "_cluster",
         "_done",
+        "_done_before",
         "_fate",
+        "_has_ended_there",
         "_host_row",
         "_limit_of_end",
         "_link_there",
@@ -162,14 +170,19 @@ class RemoteKernel(RingKernel):
         "_number",
         "_page",
         "_received",
+        "_renews",
+        "_resent",
         "_rests",
+        "_rows_before",
         "_said",
+        "_sent_before",
         "_sent_from_there",
         "_ship_number",
         "_started",
         "_traced",
         "flying",
         "placement",
+        "returned",
     )
 
     _box: Box
@@ -179,6 +192,8 @@ class RemoteKernel(RingKernel):
     ) -> None:
         self.flying = 0
         """Messages that the host has, or that are on the way there."""
+        self.returned = 0
+        """Records that a host had that is lost, and that will be sent again."""
         super().__init__(runtime, definition, kernel_id)
         self._cluster, self.placement = cluster, placement
         self._box = Box(self, definition)
@@ -187,26 +202,50 @@ class RemoteKernel(RingKernel):
         self._traced: dict[int, Delivery] = {}  # asks that observers were told of
         self._rests: deque[Rest] = deque()
         self._again: deque[Rest] = deque()  # records to be sent once more
+        self._resent: list[Wait] = []  # asks of messages that are to be sent once more
         self._number = 0  # of this kernel on its host
         self._link_there: Link | None = None
+        self._done = self._done_before = 0  # messages that its host is done with; and the hosts before
+        self._host_row: bytes | None = None
+        self._rows_before: NDArray[np.void] | None = None  # the counters of hosts that it ran on before
+        self._sent_from_there: dict[str, int] = {}
+        self._sent_before: Counter[str] = Counter()  # from those hosts
+        self._renews: bool | None = None  # it is to begin again, which came while it was being launched
         self._begin_anew()
         self._limit_of_end: tuple[bool, float] | None = None
-        self._host_row: bytes | None = None
-        self._sent_from_there: dict[str, int] = {}
         self._said = ""  # what it waits for there
 
     def _begin_anew(self) -> None:
         self._ship_number = 1  # of the next message that is sent
+        self._done_before += self._done
         self._done = self._received = 0
         self._started = False
         self._moved: Wait | None = None
-        self._fate: tuple[BaseException | None, str] | None = None  # how it ended there
+        self._fate: tuple[BaseException | None, str] | None = None  # how it ended
+        self._has_ended_there = False
+        if self._host_row is not None:
+            row = np.frombuffer(self._host_row, COUNTERS)
+            if self._rows_before is not None:
+                row = _summed(row, self._rows_before)
+            self._rows_before, self._host_row = row, None
+            self._sent_before.update(self._sent_from_there)
+            self._sent_from_there = {}
 
     # -- what a user asks of it ----------------------------------------------------------------------------------------
 
     @property
     def node(self) -> str | None:
         return self._link_there.node.name if self._link_there is not None else None
+
+    def _where(self) -> dict[str, Any]:
+        where = self.placement
+        named = where.node is not None and self._cluster.nodes[where.node].state == "alive"
+        return {
+            "node": where.node if named else None,
+            "num_gpus": where.num_gpus,
+            "spread": not (named or where.num_gpus),
+            "delivery": where.delivery,
+        }
 
     @property
     def waiting_for(self) -> str:
@@ -219,6 +258,9 @@ class RemoteKernel(RingKernel):
         if not isinstance(instance, int) or isinstance(instance, bool) or not 0 <= instance < n:
             raise InstanceError(f"{self.id!r} has the instances 0 to {n - 1}, and none {instance!r}")
         return instance
+
+    def _injected(self, message: Any) -> Entry:
+        return (message, self.marked(message, None), None)  # type: ignore[return-value]
 
     def marked(self, message: Any, instance: int | None) -> Mark:
         """What the mailbox keeps beside a message.
@@ -250,7 +292,7 @@ class RemoteKernel(RingKernel):
         return None
 
     def _handed_over(self) -> dict[str, int]:
-        return dict(self._sent_from_there)
+        return dict(self._sent_before + Counter(self._sent_from_there))
 
     async def _snapshot(self, instance: int | None) -> Any:
         kind, *rest = await self._call("snapshot", wire.encoded(instance))
@@ -269,6 +311,10 @@ class RemoteKernel(RingKernel):
         """Have the host do something with it, once it is there."""
         while not (self._started or self.state.over or self._task is None):
             await self._move_or_idle()
+        if self.state.over:
+            raise self._unusable()
+        if self.state is KernelState.LAUNCHED:
+            raise KernelStateError(f"{self.id!r} is LAUNCHED and runs nowhere yet: activate it first")
         link = self._link_there
         if link is None or not self._started:
             raise NodeLostError(f"{self.id!r} runs nowhere just now: {self.outlook}")
@@ -283,12 +329,18 @@ class RemoteKernel(RingKernel):
         self._begin_anew()
         self._link_there = link = await self._cluster.place(self)
         try:
-            paused = self._box.paused
+            paused, definition = self._box.paused, self.definition
             self._number = await link.launch(self, paused)
             self._started = True
+            self._resent = [sink for sink in self._resent if sink.state <= AWAITED]
             self._tell_watchers()
-            if paused and not self._box.paused:
-                link.start_call(self._number, "reactivate", b"")
+            if paused != self._box.paused:
+                link.start_call(self._number, "deactivate" if self._box.paused else "reactivate", b"")
+            if self.definition is not definition:
+                link.replace(self)
+            renews, self._renews = self._renews, None
+            if renews is not None:
+                self._renew(renews)
             while self._fate is None and link.lost is None:
                 if self._box.closed and not (self._box.waiting or self._rests or self._again):
                     await self._end_there(link)
@@ -301,10 +353,12 @@ class RemoteKernel(RingKernel):
                 raise self._told_lost(link)
             assert self._fate is not None
             self.exception, gave_up = self._fate
-            self._gave_up = f"{gave_up} on {link.node.name}".lstrip()  # the policy was followed there
-            self._errors -= self.exception is not None  # it was counted there
+            if self._has_ended_there:
+                self._gave_up = f"{gave_up} on {link.node.name}" if gave_up else ""
+                self._errors -= self.exception is not None  # it was counted there
         finally:
             link.forget(self)
+            self._renews = None
             self._started = False
             self._link_there = None
             self._settle(link)
@@ -357,9 +411,7 @@ class RemoteKernel(RingKernel):
                 link.teach(kind)
             asked: list[int] = []
             for place, (_, _, sink) in enumerate(entries):
-                if sink is not None:
-                    if sink.state > AWAITED:
-                        continue  # the asker has gone; the message is handled all the same
+                if sink is not None:  # although its asker may have gone: the reply shall not come to somebody else
                     asked.append(place)
                     self._asks[first + place] = sink
             if self._observers:
@@ -398,6 +450,8 @@ class RemoteKernel(RingKernel):
         self._page.append((self._ship_number, Shipped((), None, part, rest.instance)))
         self._ship_number += len(part)
         self.flying += len(part)
+        if rests is self._again:
+            self.returned -= len(part)
         self._box.peak = max(self._box.peak, len(self._box))
         if not len(rest.records):
             rests.popleft()
@@ -428,11 +482,17 @@ class RemoteKernel(RingKernel):
 
     # -- what its host says --------------------------------------------------------------------------------------------
 
+    @property
+    def _processed(self) -> int:
+        return self._done_before + self._done
+
     def done(self, done: int) -> None:
         """The host is done with so many messages, from the first on."""
         n = done - self._done
         if n <= 0:
             return
+        if n > self.flying:
+            raise MessageDecodeError(f"it is done with {n} messages of {self.id!r}, and {self.flying} were there")
         self._done = done
         self.flying -= n
         while n:
@@ -447,7 +507,7 @@ class RemoteKernel(RingKernel):
                 n = 0
         self._box.let_in()
         self.go_on()
-        if not len(self._box):
+        if not self.flying:
             self._tell_watchers()
 
     def answer(self, number: int, well: bool, value: Any, where: str) -> None:
@@ -458,29 +518,50 @@ class RemoteKernel(RingKernel):
         if not well:
             sink.fail(wire.restored(value, where))
             return
-        reply = None if value is None else wire.decoded(value)
         asked = self._traced.pop(number, None)
+        try:
+            reply = None if value is None else wire.decoded(value)
+        except MessageDecodeError as error:  # of a class that is not known here, or not any more
+            self.bury((_unread(value), 0, None), str(error), "undeliverable", error)
+            sink.fail(error)
+            return
         if self._observers and reply is not None:
             self.seen("replied", asked, self.id, reply, asked)
         if not sink.set(reply):
             self.bury((reply, 0, None), "late reply: the ask had ended", "late")
 
-    def reply(self, replies: list[Any]) -> None:
+    def replies(self, blobs: list[bytes]) -> None:
         """Replies that belong to no ask."""
-        self._received += len(replies)
-        for reply in replies:
-            if self._observers:
-                self.seen("replied", None, self.id, reply, None)
-            if self._out.closed:
-                self.bury((reply, 0, None), "the reply came when the kernel had ended", "unread")
+        for blob in blobs:
+            try:
+                reply = wire.decoded(blob)
+            except MessageDecodeError as error:  # as above
+                self._received += 1
+                self.bury((_unread(blob), 0, None), str(error), "undeliverable", error)
             else:
-                self._out.put_at(DEFAULT_PRIORITY, reply)
+                self.reply(reply)
+
+    def reply(self, reply: Any) -> None:
+        """A reply that belongs to no ask."""
+        self._received += 1
+        if self._observers:
+            self.seen("replied", None, self.id, reply, None)
+        if self._out.closed:
+            self.bury((reply, 0, None), "the reply came when the kernel had ended", "unread")
+        else:
+            self._out.put_at(DEFAULT_PRIORITY, reply)
 
     def reply_records(self, n: int, data: bytes) -> None:
         definition = self.definition
         assert isinstance(definition, StepDefinition)
         assert definition.reply_type is not None
-        self.reply(from_records(definition.reply_type, np.frombuffer(data, layout(definition.reply_type).dtype)))
+        replies: list[Any] = from_records(
+            definition.reply_type, np.frombuffer(data, layout(definition.reply_type).dtype)
+        )
+        if len(replies) != n:
+            raise MessageDecodeError(f"{len(replies)} records came where {n} were announced")
+        for reply in replies:
+            self.reply(reply)
 
     # Observers hear that a message is started when it leaves for the node, and that it has ended when the node says so.
 
@@ -504,10 +585,51 @@ class RemoteKernel(RingKernel):
     def ended(self, failure: BaseException | None, gave_up: str) -> None:
         """It has ended there: failed, perhaps after restarts, or returned."""
         self._fate = failure, gave_up
+        self._has_ended_there = True
         self.go_on()
+
+    @property
+    def has_ended_there(self) -> bool:
+        """Whether its host said so."""
+        return self._has_ended_there
+
+    def restarted_there(self, times: int, when: list[Any], failure: BaseException | None) -> None:
+        """Its host has started it again, as the policy says: its group may say otherwise."""
+        self.restarts += times
+        self.restarted += [(float(at), str(what)) for at, what in when]
+        del self.restarted[:-100]
+        self._marker = None
+        if failure is not None:
+            self.last_exception = failure
+            if self._observers:
+                self.seen("failed", self.id, failure, None)
+        if self._observers:
+            self.seen("restarted", self.id, self.restarts)
+        self._tell_watchers()
+        group = self._group
+        if group is None or failure is None or self.state is KernelState.TERMINATING:
+            return
+        for _ in range(sum(bool(what) for _, what in when)):
+            if self._fate is None and not group.restarts_others(self, self._scheduler.loop.time()):
+                self._gave_up = f"after {group.limit} of its group"
+                self._end_for_good(failure)
+
+    def _end_for_good(self, error: BaseException) -> None:
+        """End it here, whatever its policy makes of it there."""
+        self._fate = error, self._gave_up
+        self.go_on()
+
+    def _wait_before_restart(
+        self, failure: BaseException | None, cancelled: bool, renewal: bool | None
+    ) -> float | None:
+        if self._has_ended_there:
+            return None  # the policy was followed there
+        return super()._wait_before_restart(failure, cancelled, renewal)
 
     def count(self, row: bytes, sent: dict[str, int], waits_for: str) -> None:
         """Its counters on its host."""
+        if len(row) != COUNTERS.itemsize or not all(type(n) is int for n in sent.values()):
+            raise MessageDecodeError(f"no counters of {self.id!r}")
         self._host_row, self._sent_from_there, self._said = row, sent, waits_for
         self._marker = None
 
@@ -524,11 +646,18 @@ class RemoteKernel(RingKernel):
                 sink.fail(self._lost_ask(link))
             return
         if link.lost is not None and self.placement.delivery == "at_least_once":
+            mixed = any(shipped.records is None for _, shipped in page)
             for first, shipped in reversed(page):
-                if shipped.records is not None:
+                entries: Sequence[Any] = shipped.entries
+                if shipped.records is not None and mixed:  # they keep their place among the others
+                    messages = self._messages(shipped.records)
+                    entries = [(message, self.marked(message, shipped.instance), None) for message in messages]
+                elif shipped.records is not None:
                     self._again.appendleft(Rest(shipped.records, shipped.instance, None))
-                for place, entry in reversed(list(enumerate(shipped.entries))):
-                    asks.pop(first + place, None)
+                    self.returned += len(shipped.records)
+                for place, entry in reversed(list(enumerate(entries))):
+                    if first + place in asks:
+                        self._resent.append(asks.pop(first + place))
                     self._box.put_first(entry, DEFAULT_PRIORITY)
                 self._retried += len(shipped)
         else:
@@ -558,6 +687,10 @@ class RemoteKernel(RingKernel):
         return NodeLostError(f"{link.lost}, and with it what {self.id!r} would have replied")
 
     def _finish(self, ctx: Any) -> None:
+        resent, self._resent = self._resent, []
+        if isinstance(self.exception, NodeLostError):  # after which it does not begin again
+            for sink in resent:
+                sink.fail(NodeLostError(str(self.exception)))
         super()._finish(ctx)
         while self._rests:
             wait = self._rests.popleft().wait
@@ -565,6 +698,7 @@ class RemoteKernel(RingKernel):
                 wait.fail(self._unusable())
         while self._again:
             rest = self._again.popleft()
+            self.returned -= len(rest.records)
             for message in self._messages(rest.records):
                 self._unfinished += 1
                 self.bury((message, _mark(rest.instance), None), f"the kernel is {self.state}: it was not handled")
@@ -577,8 +711,15 @@ class RemoteKernel(RingKernel):
         await super()._end(drain, timeout + GRACE)
 
     async def _after_pause(self) -> None:
-        if not self.state.over and self._box.paused:
-            await self._call("deactivate", b"")
+        await self._call_paused("deactivate")
+
+    async def _call_paused(self, verb: str) -> None:
+        """Have the host do something with it while it is paused; where it runs nowhere, it will begin paused."""
+        while self._box.paused and not (self._started or self.state.over or self._task is None):
+            await self._move_or_idle()
+        if self._box.paused and self._started:
+            with suppress(NodeLostError):
+                await self._call(verb, b"")
 
     def pause_ends(self) -> None:
         if self._started and self._link_there is not None:
@@ -586,7 +727,11 @@ class RemoteKernel(RingKernel):
         self.go_on()
 
     def _kill(self, error: BaseException) -> None:
-        if self._started and self._link_there is not None:
+        if self._gave_up and self._task is not None:  # with its group
+            self._end_for_good(error)
+            if not self._started:
+                super()._kill(error)
+        elif self._started and self._link_there is not None:
             self._link_there.start_call(self._number, "kill", wire.encoded(wire.described(error)))
         else:
             super()._kill(error)
@@ -594,6 +739,8 @@ class RemoteKernel(RingKernel):
     def _renew(self, keep_state: bool) -> None:
         if self._started and self._link_there is not None:
             self._link_there.start_call(self._number, "restart", wire.encoded(keep_state))
+        else:
+            self._renews = keep_state
 
     def _replace(self, definition: RingKernelDefinition) -> None:
         if self.state.over or self.state is KernelState.TERMINATING:
@@ -603,6 +750,7 @@ class RemoteKernel(RingKernel):
             self._link_there.replace(self)
 
     async def _steps(self, n: int, handled: list[Any]) -> None:
+        await self._until_stop()
         self._stopped_before = None
         self._box.steps = max(n - self.flying, 0)
         self.go_on()
@@ -616,7 +764,11 @@ class RemoteKernel(RingKernel):
             self._box.steps = 0
 
     async def _until_stop(self) -> None:
-        """Its host has waited for that."""
+        """Until the kernel, which is paused, has nothing in hand. What a breakpoint was behind is handled first."""
+        while self._stopped_before is not None and self.flying and self.state is KernelState.DEACTIVATED:
+            await self._move_or_idle()
+        await self._call_paused("deactivate")
+        await self._call_paused("come to a stop")
 
     # -- telemetry -----------------------------------------------------------------------------------------------------
 
@@ -625,10 +777,12 @@ class RemoteKernel(RingKernel):
 
     def _publish(self) -> None:
         box, row = self._box, self._row
-        if self._host_row is not None:
-            np.asarray(row)[:] = np.frombuffer(self._host_row, np.int64)
         names = COUNTERS.names
         assert names is not None
+        counters = np.frombuffer(self._host_row or bytes(COUNTERS.itemsize), COUNTERS)
+        if self._rows_before is not None:
+            counters = _summed(counters, self._rows_before)
+        np.asarray(row)[:] = counters.view(np.int64)  # at once: any thread may be here
         words = dict(zip(names, row[: len(names)], strict=True))
         depth = len(box)
         box.peak = max(box.peak, depth)
@@ -642,7 +796,7 @@ class RemoteKernel(RingKernel):
             "received": words["processed"] + depth + box.unhandled + self._unfinished,
             "dropped": box.dropped,
             "dead_letters": self._dead_letters,
-            "restarts": words["restarts"] + self.restarts,
+            "restarts": self.restarts,
             "errors": words["errors"] + self._errors,
             "retried": words["retried"] + self._retried,
         }
@@ -651,9 +805,22 @@ class RemoteKernel(RingKernel):
                 row[place] = own[name]
 
 
+def _summed(row: NDArray[np.void], before: NDArray[np.void]) -> NDArray[np.void]:
+    """The counters of a host and of those before it."""
+    row = row.copy()
+    for name in ADDED:
+        row[name] += before[name]
+    return row
+
+
 def _mark(instance: int | None) -> Any:
     """That of a message which is not sent any more."""
     return b"" if instance is None else (b"", instance)
+
+
+def _unread(blob: bytes) -> str:
+    """What stands for a reply that cannot be decoded."""
+    return f"<a reply of {len(blob)} bytes>"
 
 
 def _address(instance: int | None) -> int:

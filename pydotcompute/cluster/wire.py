@@ -27,6 +27,9 @@ FRAMES = 4
 LARGE = 2**18
 """Bytes from which on a message goes beside its frame, where the engine need not copy it."""
 
+CAUSES = 16
+"""Causes of an error that go with it: they may be a circle."""
+
 Blob = (bytes, int)
 """An encoded message, or the number of one that goes beside the frame."""
 
@@ -47,6 +50,7 @@ FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "replies": (int, [bytes]),
     "records": (int, int, bytes),  # kernel, how many, replies
     "counters": (int, bytes, dict, str),  # kernel, its row, messages it has sent to whom, what it waits for
+    "restarted": (int, int, [list], object),  # kernel, how often, when and what for, the last error or None
     "ended": (int, object, str),  # kernel, None or an error, why it was not started again
     "letter": (int, object, str, str, object, bool, object),
     # kernel, message, reason, kind, error or None, whether it is a reply, instance or None
@@ -55,6 +59,7 @@ FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "log": (int, int, str),  # kernel or 0, level, text
     "tell": (str, bytes, object),  # target, message, instance or None
     "ask": (int, str, bytes, object, object),  # token, target, message, instance or None, timeout or None
+    "publish": (int, str, bytes),  # token, topic, message
     "find": (int, str),  # token, target: is there such a kernel?
 }
 
@@ -70,9 +75,14 @@ def encoded(message: Any) -> bytes:
     try:
         return encode(Plain(message))
     except MessageEncodeError as error:
+        large = "max_bytes=" in str(error)
+        hint = (
+            "Send it in parts"
+            if large
+            else ("Put @message on its class, or send numbers, texts, arrays, lists and dicts")
+        )
         raise MessageEncodeError(
-            f"a {type(message).__qualname__} cannot go to another process: {error}. Put @message on its class, or send "
-            "numbers, texts, arrays, lists and dicts"
+            f"a {type(message).__qualname__} cannot go to another process: {error}. {hint}"
         ) from None
 
 
@@ -93,7 +103,8 @@ def decoded(data: bytes | memoryview) -> Any:
 
 def packed(number: int, items: list[list[Any]]) -> bytes:
     """A frame."""
-    data: bytes = packb([VERSION, number, items], use_bin_type=True)
+    # What a body prints, or an error says, may hold halves of surrogate pairs: names of files for one.
+    data: bytes = packb([VERSION, number, items], use_bin_type=True, unicode_errors="surrogatepass")
     return data
 
 
@@ -104,7 +115,7 @@ def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> t
         MessageDecodeError: anything else.
     """
     try:
-        frame = unpackb(data, raw=False, strict_map_key=False)
+        frame = unpackb(data, raw=False, strict_map_key=False, unicode_errors="surrogatepass")
     except Exception as error:
         raise MessageDecodeError(f"not a frame: {type(error).__name__} {error}") from error
     if not isinstance(frame, list) or len(frame) != 3 or not isinstance(frame[2], list):
@@ -150,14 +161,18 @@ def _shown(item: Any) -> str:
 # -- errors ------------------------------------------------------------------------------------------------------------
 
 
-def described(error: BaseException) -> list[Any]:
+def described(error: BaseException, depth: int = CAUSES) -> list[Any]:
     """An error as texts: its class, what it says, where it was raised, and the same of its cause or None."""
     cls = type(error)
     name = cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
+    try:
+        text = str(error)
+    except Exception as problem:  # noqa: BLE001 - whatever a user's class does
+        text = f"<what it says cannot be read: {type(problem).__name__}>"
     cause = error.__cause__
-    if cause is not None:  # whose traceback says it
-        return [name, str(error), "", described(cause)]
-    return [name, str(error), "".join(traceback.format_exception(error)), None]
+    if cause is not None and depth:  # whose traceback says it
+        return [name, text, "", described(cause, depth - 1)]
+    return [name, text, "".join(traceback.format_exception(error, chain=cause is None)), None]
 
 
 def restored(texts: Any, where: str) -> BaseException:

@@ -112,6 +112,11 @@ def _html_of_array(array: NDArray[Any]) -> str | None:
 _HTML: dict[type, Callable[[Any], str | None]] = {np.ndarray: _html_of_array, np.void: _html_of_array}
 
 
+def _for(value: Any, table: dict[type, Callable[[Any], Any]]) -> Callable[[Any], Any] | None:
+    """What a table has for the class of an object, or for the nearest one that it inherits from: as IPython looks."""
+    return next((table[cls] for cls in type(value).__mro__ if cls in table), None)
+
+
 def show(value: Any) -> None:
     """Show an object live; IPython calls it.
 
@@ -122,7 +127,7 @@ def show(value: Any) -> None:
     widget = _widgets.get(value)
     if widget is None and notebook_shell() is not None:
         with suppress(ModuleNotFoundError):  # the widget libraries
-            widget = _LIVE[type(value)](value)
+            widget = _for(value, _LIVE)(value)  # type: ignore[misc]
     if widget is None:
         raise NotImplementedError
     if value not in _widgets:
@@ -139,7 +144,7 @@ def _dressed(what: ref[Any], bundle: dict[str, Any]) -> dict[str, Any]:
     bundle["text/plain"] = repr(value)
     if isinstance(value, RingKernelRuntime):
         bundle["text/html"] = value._repr_html_()  # more than one line
-    draw = _SVG.get(type(value))
+    draw = _for(value, _SVG)
     if draw is not None and (picture := draw(value)) is not None:
         bundle["image/svg+xml"] = picture
     return bundle

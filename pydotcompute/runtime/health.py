@@ -203,6 +203,8 @@ class Probe:
                 stuck = start if queued else None
             elif (oldest := _oldest(kernel)) is not None:
                 stuck = max(oldest, kernel._begun)
+            elif kernel.node is not None:
+                stuck = waiting
         seconds = None if stuck is None else min((now - stuck) / 1e9, max(time.time() - kernel.history[-1][1], 0.0))
         return None if since is None else (now - since) / 1e9, seconds
 
@@ -210,6 +212,8 @@ class Probe:
 def _oldest(kernel: RingKernel) -> int | None:
     """`clock()` when the message was put that waits longest in the mailbox of an async ring kernel."""
     box = kernel._box
+    if not box.counts_plain:  # of a kernel on another node: nobody notes the times
+        return None
     times = []
     for queue in (box.plain, *list((box._levels or {}).values())):
         try:

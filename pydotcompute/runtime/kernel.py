@@ -706,6 +706,10 @@ class RingKernel:
         """The name of the node of the cluster that it runs on; None: in this process, or on none just now."""
         return None
 
+    def _where(self) -> dict[str, Any]:
+        """The arguments of `launch` that say where one in its place is to run."""
+        return {}
+
     @property
     def queue_depth(self) -> int:
         """Messages in the mailbox."""

@@ -76,6 +76,9 @@ class Mailbox:
         "unhandled",
     )
 
+    counts_plain = True
+    """Whether messages that were not taken are in `plain`, but for other priorities."""
+
     def __init__(
         self, owner: Owner, scheduler: Scheduler, capacity: int, strategy: str = "block", *, tells: bool = True
     ) -> None:

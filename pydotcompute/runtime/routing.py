@@ -81,7 +81,8 @@ class _Routee:
 
     def take(self, kernel: RingKernel) -> None:
         """Another one has come under its id."""
-        self.kernel, self.plain = kernel, kernel._box.plain
+        # What is on the way to another node counts, too.
+        self.kernel, self.plain = kernel, kernel._box.plain if kernel._box.counts_plain else kernel._box
         self.before = self.routed
         """How many went to those that had its id before."""
 

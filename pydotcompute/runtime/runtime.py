@@ -842,7 +842,7 @@ class RingKernelRuntime:
         kernel = self._find(kernel_id)
         if kernel.state.over:
             latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
-            await self._launch(latest, kernel_id)
+            await self._launch(latest, kernel_id, **kernel._where())
             return await self.activate(kernel_id)
         if kernel.state in (KernelState.LAUNCHED, KernelState.TERMINATING):
             raise KernelStateError(

@@ -74,6 +74,23 @@ def test_a_kernel_is_live_until_another_takes_its_place(nb: NotebookKernel) -> N
     assert live(nb.run("runtime['echo']"))[VIEW] != data[VIEW]
 
 
+def test_a_kernel_on_another_node_is_live_as_well(nb: NotebookKernel) -> None:
+    nb.run(ECHO)
+    nb.run(
+        """
+from pydotcompute.cluster.driver import Placement
+from pydotcompute.cluster.remote import RemoteKernel
+
+far = runtime._at_home(lambda: RemoteKernel(runtime, runtime["echo"].definition, "far", None, Placement()))
+runtime._kernels["far"] = far
+"""
+    )
+    data = live(nb.run("far"))
+    assert data["text/plain"] == "<ring kernel 'far' CREATED, 0 queued>"
+    assert data["image/svg+xml"].startswith("<svg")
+    nb.run("del runtime._kernels['far']")
+
+
 def test_what_is_shown_again_has_the_same_widget(nb: NotebookKernel) -> None:
     nb.run(ECHO)
     first = [live(nb.run(what))[VIEW] for what in ("runtime", "runtime['echo']")]
