@@ -246,6 +246,12 @@ class Cluster:
         await self._begin(node, num_gpus)
         return node
 
+    async def leave(self, node: Node) -> None:
+        """End the host of a node that has nothing left to do: its GPUs are for others."""
+        self.nodes._nodes.pop(node.name, None)
+        if node._link is not None:
+            await node._link.close()
+
     def lost(self, node: Node, reason: str) -> None:
         node.state, node.reason = "lost", reason
         log.warning("%s", reason)
@@ -392,6 +398,8 @@ class Link:
             self._credits.pop(number, None)
             if not kernel.has_ended_there:  # it, or what is being made of it there
                 self.start_call(number, "drop", b"")
+        if self.node.gpus and self.lost is None and not (self.kernels or self._expected):
+            self._spawn(self._cluster.leave(self.node))
 
     async def _send(self) -> None:
         try:

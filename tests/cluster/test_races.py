@@ -9,6 +9,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -860,3 +861,25 @@ def test_runtimes_share_the_ray_that_one_of_them_has_started() -> None:
         "3",
         "False []",
     ], done.stderr
+
+
+async def test_a_host_gives_its_gpus_back_with_its_last_kernel(ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each machine here says that it has a GPU, and none is asked of Ray."""
+    from pydotcompute.cluster.ray import Engine
+
+    places, host = Engine.places, Engine.host
+
+    async def with_gpus(self: Any, loop: Any) -> list[Any]:
+        return [replace(place, gpus=1) for place in await places(self, loop)]
+
+    monkeypatch.setattr(Engine, "places", with_gpus)
+    monkeypatch.setattr(Engine, "host", lambda self, name, place, num_gpus: host(self, name, place, 0))
+    async with RingKernelRuntime("current", cluster="ray", nodes=1) as runtime:
+        kernel = await runtime.launch(keeper(), num_gpus=1)
+        await kernel.activate()
+        assert await kernel.ask("tell", timeout=20) == []
+        node = runtime.nodes[kernel.node]
+        assert (node.name, node.gpus) == ("gpu-1", 1)
+        await kernel.terminate()
+        assert list(runtime.nodes) == ["node-1"]
+        await until(lambda: not alive(node.pid))
