@@ -54,7 +54,7 @@ picture: $(VENV)/.dev ## record the dashboard for the README, in Chromium
 # Ray's threads stay in a process that has started it, so its tests have one of their own.
 test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
 	$(JLPM) test
-	$(PY) -m pytest $(NBVAL) --ignore=tests/cluster tests $(NOTEBOOKS)
+	$(PY) -m pytest --durations=15 $(NBVAL) --ignore=tests/cluster tests $(NOTEBOOKS)
 	$(PY) -m pytest tests/cluster
 	@$(MAKE) --no-print-directory test-lab
 
