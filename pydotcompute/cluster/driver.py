@@ -372,7 +372,8 @@ class Link:
         number = next(self._numbers)
         self.kernels[number] = kernel
         self.teach(*_classes(kernel.definition))
-        code = self._packed(kernel, (kernel.id, _shipped(kernel.definition), paused))
+        booked = kernel.placement.delivery == "at_least_once"
+        code = self._packed(kernel, (kernel.id, _shipped(kernel.definition), paused, booked))
         await self.call(number, "launch", code)
         return number
 

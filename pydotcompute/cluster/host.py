@@ -277,7 +277,7 @@ class Host:
 
     async def _launch(self, number: int, code: bytes) -> None:
         runtime = self._runtime
-        kernel_id, definition, paused = _code(code)
+        kernel_id, definition, paused, booked = _code(code)
         if isinstance(definition, StepDefinition):
             definition._backend = backend(definition.backend)
         while (former := self._numbers.get(kernel_id)) is not None:  # given up there, and not yet gone
@@ -285,6 +285,8 @@ class Host:
         kernel = await runtime.launch(definition, kernel_id=kernel_id)
         self._residents[number] = _Resident(self, number, kernel)
         self._numbers[kernel_id] = number
+        if booked:
+            self._runtime.booked.add(kernel_id)
         await runtime.activate(kernel_id)
         if paused:
             await runtime.deactivate(kernel_id)
@@ -346,6 +348,7 @@ class Host:
         del self._residents[number]
         del self._numbers[kernel.id]
         del self._runtime._kernels[kernel.id]
+        self._runtime.booked.discard(kernel.id)
         self._runtime._launches += 1
         kernel._retire()
 
@@ -720,10 +723,39 @@ class _Runtime(RingKernelRuntime):
         super().__init__(loop="thread")
         self._host = host
         self.dead_letters = _Letters(host, 1, self)
+        self.booked: set[str] = set()
+        """Kernels here whose messages must outlive this process: also those of kernels beside them go by way of the
+        runtime of the notebook, which keeps them until they are handled."""
 
     def _target(self, kernel_id: Any) -> Any:
         found = super()._target(kernel_id)
-        return self._host.away(kernel_id) if found is None and isinstance(kernel_id, str) else found
+        is_away = isinstance(kernel_id, str) and (found is None or kernel_id in self.booked)
+        return self._host.away(kernel_id) if is_away else found
+
+    async def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
+        if not self._is_booked(kernel_id):
+            await super().send(kernel_id, message, instance)
+        elif self._away:
+            await self._hop(self.send, kernel_id, message, instance)
+        elif (waiting := self._host.away(kernel_id)._offer(message, instance)) is not None:
+            await waiting
+
+    async def ask(
+        self,
+        kernel_id: str,
+        message: Any,
+        timeout: float | None = None,
+        instance: int | None = None,
+        _sent: dict[str, int] | None = None,
+    ) -> Any:
+        if not self._is_booked(kernel_id):
+            return await super().ask(kernel_id, message, timeout, instance, _sent)
+        if self._away:
+            return await self._hop(self.ask, kernel_id, message, timeout, instance)
+        return await self._host.away(kernel_id).ask(message, timeout, _sent, instance)
+
+    def _is_booked(self, kernel_id: Any) -> bool:
+        return bool(self.booked) and isinstance(kernel_id, str) and kernel_id in self.booked
 
     async def publish(self, topic: str, message: Any, _sent: dict[str, int] | None = None) -> int:
         """Those who have subscribed are known to the runtime of the notebook."""

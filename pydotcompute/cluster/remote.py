@@ -371,7 +371,12 @@ class RemoteKernel(RingKernel):
             await self._until_moved()
 
     def _told_lost(self, link: Link) -> NodeLostError:
-        return NodeLostError(f"{link.lost}, and {self.id!r} with it ({self.flying} messages were there)")
+        names = COUNTERS.names
+        assert names is not None
+        depth = 0 if self._host_row is None else np.frombuffer(self._host_row, np.int64)[names.index("queue_depth")]
+        # Those that kernels beside it have sent are known by number only, and of a moment ago.
+        beside = f", and about {depth - self.flying} of kernels beside it" if depth > self.flying else ""
+        return NodeLostError(f"{link.lost}, and {self.id!r} with it ({self.flying} messages were there{beside})")
 
     async def _until_moved(self) -> None:
         self._moved = wait = self._scheduler.wait()

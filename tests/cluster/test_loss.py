@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import time
@@ -102,6 +103,43 @@ async def test_a_killed_host_loses_nothing_silently(runtime: RingKernelRuntime, 
         assert set(seen) == set(range(count))
         assert max(times.values()) <= 2
     assert kernel.restarts == 1
+
+
+@pytest.mark.parametrize("delivery", ["at_most_once", "at_least_once"])
+async def test_messages_of_a_kernel_beside_it_are_accounted_for(
+    runtime: RingKernelRuntime, seen: list[int], delivery: Any
+) -> None:
+    @ring_kernel("relay", restart="on_failure", backoff=None)
+    async def relay(ctx: KernelContext[Number, Any]) -> None:
+        async for one in ctx:
+            await ctx.tell("slow", one)
+
+    @ring_kernel("slow", queue_size=1000, restart="on_failure", backoff=None)
+    async def slow(ctx: KernelContext[Number, Any]) -> None:
+        async for one in ctx:
+            await ctx.tell("seen", int(one.n))
+            await asyncio.sleep(0.01)
+
+    for definition in (relay, slow):
+        await (await runtime.launch(definition, node="node-1", delivery=delivery)).activate()
+    count = 200
+    await runtime.send_many("relay", [Number(n=n) for n in range(count)])
+    await runtime.wait_idle("relay", timeout=20)
+    while len(seen) < 20 or runtime["slow"].queue_depth + len(seen) < 100:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # the counters of the node have come
+    kill(runtime, "node-1")
+    while runtime["slow"].restarts == 0:
+        await asyncio.sleep(0.01)
+    reason = str(runtime["slow"].last_exception)
+    if delivery == "at_least_once":
+        assert "beside it" not in reason
+        await runtime.wait_idle("slow", "seen", timeout=30)
+        assert set(seen) == set(range(count))
+        assert runtime.edges()["relay", "slow"] >= count
+    else:
+        (beside,) = map(int, re.findall(r"and about (\d+) of kernels beside it", reason))
+        assert abs(beside + len(seen) - count) < 60
 
 
 async def test_asks_in_flight_fail(runtime: RingKernelRuntime) -> None:
