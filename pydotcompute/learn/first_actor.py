@@ -13,7 +13,7 @@ from ._trial import launched, reply, some_kernel
     "first_actor.1",
     hints=(
         "The body handles one message in each turn of `async for text in ctx:`; what it answers goes to `ctx.send`.",
-        "`text[::-1]` is a text backwards.",
+        "A text can be sliced like a list, also with a step that goes backwards: `word[start:end:step]`.",
     ),
     solution="""
         @ring_kernel
@@ -51,14 +51,16 @@ async def backwards(runtime: RingKernelRuntime, backwards: Any) -> None:
 async def summing(runtime: RingKernelRuntime, summing: Any) -> None:
     """Answers every number with the sum of all numbers so far."""
     definition = some_kernel(summing)
-    first = await launched(runtime, definition, "first")
+    first = await launched(runtime, definition, "summing")
     total = 0
     for number in (3, 4, -10, 0):
         total += number
         answer = await reply(first, number)
+        if isinstance(answer, str):
+            raise Wrong(f"After the numbers so far, it answers the text {answer!r}, and not the number {total}.")
         if answer != total:
             raise Wrong(f"After the numbers so far, whose sum is {total}, it answers {answer!r}.")
-    second = await launched(runtime, definition, "second")
+    second = await launched(runtime, definition, "another summing")
     answer = await reply(second, 5)
     if answer != 5:
         raise Wrong(

@@ -20,18 +20,21 @@ _WHY = {
 @exercise(
     "lifecycle.1",
     hints=(
-        "Go along the arrows of the picture at the top, one state after the other.",
+        "Go along the arrows of the live picture, `lifecycle(kernel)`, one state after the other.",
         "Try it: launch one, and call `deactivate` at once. The error says what is possible.",
     ),
     solution="""
         ways = "acd"
     """,
+    after="What is launched can be ended without ever having run, and what has ended stays so.",
 )
 def ways(ways: Any) -> None:
     """Which ways through the states there are."""
-    if not isinstance(ways, str) or not set(ways) <= set(_WHY):
+    given = "".join(map(str, ways)) if isinstance(ways, (list, tuple, set)) else ways
+    letters = set(given.lower()) - set(", ") if isinstance(given, str) else {""}
+    if not letters <= set(_WHY):
         raise Wrong(f'The answer is a text of the letters a to e, such as "be", not {ways!r}.')
-    if wrong := sorted(set(ways) ^ set("acd")):
+    if wrong := sorted(letters ^ set("acd")):
         raise Wrong(_WHY[wrong[0]])
 
 
@@ -39,7 +42,7 @@ def ways(ways: Any) -> None:
     "lifecycle.2",
     hints=(
         "What stands after `async for` is run when the ring kernel is stopped and its mailbox is empty.",
-        'Collect in a list; after the loop: `ctx.state.said.append(" ".join(texts))`.',
+        "Collect the texts in a list of the body; what is done with it stands after the loop.",
     ),
     solution="""
         class Said:
@@ -62,17 +65,20 @@ async def collector(runtime: RingKernelRuntime, collector: Any) -> None:
     state = kernel.user_state
     if not hasattr(state, "said"):
         raise Wrong("It has no `ctx.state.said`: write `state=Said` in the decorator.")
-    await kernel.send("nothing")
+    await kernel.send("every")
     await runtime.wait_idle(kernel.id, timeout=5)
     if state.said:
         raise Wrong(f"It noted {state.said!r} although nobody has stopped it yet.")
     await kernel.deactivate()
-    for text in ("is", "ever", "lost"):
+    for text in ("page", "counts"):
         await kernel.send(text)
     await kernel.terminate()
     if kernel.statistics().replied:
         raise Wrong("It answers the texts: nobody asked for that.")
     if not state.said:
         raise Wrong("It was stopped, and `ctx.state.said` is still empty.")
-    if state.said != ["nothing is ever lost"]:
-        raise Wrong(f"It got nothing, is, ever, lost, was stopped, and noted {state.said!r}.")
+    if state.said != ["every page counts"]:
+        raise Wrong(
+            f"It got 'every', 'page' and 'counts', and was stopped: `ctx.state.said` is {state.said!r}, and "
+            f"['every page counts'] was expected."
+        )

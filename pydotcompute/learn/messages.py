@@ -36,6 +36,8 @@ from ._trial import launched, reply, some_kernel
 def payment(Payment: Any) -> None:  # noqa: N803 - what the student calls it
     """A message class with a field that is a message, a default, and a priority of its own."""
     if not isinstance(Payment, type):
+        if is_message_type(type(Payment)):
+            raise Wrong("The class itself is wanted, `Payment`, not a payment that was made of it.")
         raise Wrong(f"Payment has to be a class, not {type(Payment).__name__}.")
     if not is_message_type(Payment):
         raise Wrong("Payment is no message class: write `@message` above it.")
@@ -48,6 +50,8 @@ def payment(Payment: Any) -> None:  # noqa: N803 - what the student calls it
             f"Payment has no field {' and no field '.join(f'`{name}`' for name in missing)}. With its type a "
             f"name in a class becomes a field."
         )
+    if known["order"].type in (str, "str"):
+        raise Wrong("`order` is a text: a payment has the order itself, `order: Order`.")
     if known["order"].default is not MISSING:
         raise Wrong("`order` has a default, but there is no payment without an order.")
     if known["method"].default is MISSING and known["method"].default_factory is MISSING:
@@ -105,4 +109,4 @@ async def accountant(runtime: RingKernelRuntime, accountant: Any, Receipt: Any) 
         await kernel.send(3)
     except PyDotComputeError:
         return
-    raise Wrong("It takes a number, too: say in `KernelContext[Receipt | str, float]` what it takes.")
+    raise Wrong("It takes a number, too: say in `KernelContext[..., float]` what it takes.")

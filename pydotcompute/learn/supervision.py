@@ -85,6 +85,9 @@ async def options(runtime: RingKernelRuntime, options: Any) -> None:
 )
 async def count(runtime: RingKernelRuntime, bodies: Any, lines: Any) -> None:
     """How many bodies begin until it is FAILED, and how many lines they see."""
+    for name, said in (("bodies", bodies), ("lines", lines)):
+        if not isinstance(said, int) or isinstance(said, bool):
+            raise Wrong(f"{name}: a number is wanted, such as 12, not {said!r}.")
     seen: list[int] = []
 
     async def hopeless(ctx: Any) -> None:
@@ -98,11 +101,13 @@ async def count(runtime: RingKernelRuntime, bodies: Any, lines: Any) -> None:
         await kernel.activate()
         await runtime.wait_ended("hopeless", timeout=5)
     if bodies == kernel.restarts:
-        raise Wrong(f"bodies: there were {bodies} restarts. The first body is one more.")
+        raise Wrong(f"bodies: {bodies} is the number of restarts. What ran before the first of them?")
     if bodies != len(seen):
-        raise Wrong(f"bodies: it was {bodies!r} you said, and another number began, with 4 restarts at most.")
+        raise Wrong(f"bodies: not {bodies}. There are at most 4 restarts.")
     if lines == len(seen):
         raise Wrong(f"lines: {lines} would be one for each body, but a line that failed is handed out once more.")
+    if lines > len(set(seen)):
+        raise Wrong(f"lines: {lines} is too many. How often is a line that fails handed out?")
     if lines != len(set(seen)):
         raise Wrong(f"lines: not {lines!r}. The last body gets a line, too.")
 
@@ -111,7 +116,7 @@ async def count(runtime: RingKernelRuntime, bodies: Any, lines: Any) -> None:
     "supervision.3",
     hints=(
         "Who has to begin again when `numberer` does? Those make a group.",
-        '`await runtime.supervise(..., strategy="one_for_all")`, with the ids of those that belong together.',
+        "Section 6 makes such a group. Who belongs in it, and who does not?",
     ),
     solution="""
         async def protect(runtime):
@@ -156,6 +161,9 @@ async def protect(runtime: RingKernelRuntime, protect: Any) -> None:
             await runtime.send("numberer", line)
             await runtime.wait_idle("numberer", "checker", timeout=5)
         if complaints:
-            raise Wrong(f"numberer failed, began again at 1, and checker did not: {complaints[0]}.")
+            raise Wrong(
+                f"numberer failed, began again at 1, and checker did not: {complaints[0]}. (If you have made a "
+                f"group: is the `await` there?)"
+            )
         if await runtime.ask("clock", "tick", timeout=5) != tick:
             raise Wrong("clock began again together with numberer, and lost its count: the two are independent.")

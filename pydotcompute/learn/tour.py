@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from ..exceptions import PyDotComputeError
+from ..exceptions import KernelNotFoundError, PyDotComputeError
 from ..runtime import RingKernelDefinition, RingKernelRuntime
 from ..runtime.dead_letters import error_text
 from . import Wrong, exercise
 from ._trial import launched, some_kernel
 
-_SPREADS = (0.5, 3.5, -2.5, 4.0, -3.5, 2.5, -8.0, 8.0)
+_SPREADS = (0.5, 3.5, 3.0, -2.5, 4.0, -3.1, -3.0, 2.5, -8.0, 8.0)
 
 
 @dataclass
@@ -31,8 +31,16 @@ class _Deviation:
         "`abs(deviation.spreads)` is how far it is from what was expected, to either side. The reply is `deviation`.",
     ),
     solution="""
+        @message
+        class Deviation:
+            time: datetime
+            celsius: float
+            expected: float
+            spreads: float
+
+
         @ring_kernel
-        async def finer(ctx):
+        async def finer(ctx: KernelContext[Deviation, Deviation]):
             async for deviation in ctx:
                 if abs(deviation.spreads) > 3:
                     await ctx.send(deviation)
@@ -44,7 +52,7 @@ async def finer(runtime: RingKernelRuntime, finer: Any) -> None:
     definition = some_kernel(finer)
     taken: Any = _Deviation if object in definition.input_types else definition.input_types[0]
     try:
-        deviations = [taken(datetime(2013, 7, 1, hour), 20 + n, 20, n) for hour, n in enumerate(_SPREADS)]
+        deviations = [taken(datetime(2013, 7, 1, hour), 20 + 2 * n, 20, n) for hour, n in enumerate(_SPREADS)]
     except TypeError:
         raise Wrong(f"It takes {taken.__name__}, and it is sent deviations: `KernelContext[Deviation, ...]`.") from None
     kernel = await launched(runtime, definition)
@@ -53,6 +61,8 @@ async def finer(runtime: RingKernelRuntime, finer: Any) -> None:
         await runtime.wait_idle(kernel.id, timeout=5)
     except (PyDotComputeError, TimeoutError) as error:
         raise Wrong(f"Of {len(deviations)} deviations it did not take all: {error_text(error)}.") from error
+    if isinstance(kernel.exception, KernelNotFoundError):
+        raise Wrong("It tells another ring kernel, and is to reply: `ctx.send`.")
     if kernel.exception is not None:
         raise Wrong(f"It failed: {error_text(kernel.exception)}.")
     if kernel.state.over:
@@ -83,6 +93,8 @@ async def finer(runtime: RingKernelRuntime, finer: Any) -> None:
 )
 async def lines(runtime: RingKernelRuntime, sent: Any) -> None:
     """How many lines leave the feed until it has to wait."""
+    if not isinstance(sent, int) or isinstance(sent, bool):
+        raise Wrong(f"A number is wanted, such as 12, not {sent!r}.")
     gone = 0
 
     async def statistics(ctx: Any) -> None:
@@ -105,9 +117,9 @@ async def lines(runtime: RingKernelRuntime, sent: Any) -> None:
     if sent == gone:
         return
     if sent == gone - 1:
-        raise Wrong(f"{sent} are in the two mailboxes. And `parse`, while it waits?")
+        raise Wrong(f"In the two mailboxes there are {sent}. Is a line nowhere else?")
     if sent == gone + 1:
-        raise Wrong(f"{sent} is one too many: `statistics` is paused, and takes nothing into its hands.")
+        raise Wrong(f"{sent} is too many: what can `statistics`, which is paused, have in hand?")
     if sent in (10, 20):
         raise Wrong(f"{sent} is what one mailbox holds. The lines pass through two.")
     raise Wrong(f"Not {sent!r}: the check has sent lines until it had to wait, and it was another number.")

@@ -4,6 +4,7 @@ import importlib
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,7 +20,18 @@ def _as_in_a_notebook() -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def test_a_topology_frames_what_is_on_one_node(hosts: RingKernelRuntime) -> None:
+@pytest.fixture
+def own(ray: Any) -> Iterator[RingKernelRuntime]:
+    """A runtime in which no other test has left kernels: a topology shows those that have failed before all others."""
+    runtime = RingKernelRuntime("thread", cluster="ray", nodes=2)
+    try:
+        runtime.sync.join()
+        yield runtime
+    finally:
+        runtime.sync.close(drain=False)
+
+
+def test_a_topology_frames_what_is_on_one_node(own: RingKernelRuntime) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # bqplot uses what traitlets deprecates
         topology = importlib.import_module("pydotcompute.jupyter.widgets.topology")
@@ -34,19 +46,14 @@ def test_a_topology_frames_what_is_on_one_node(hosts: RingKernelRuntime) -> None
         async for n in ctx:
             await ctx.send(n)
 
-    hosts.sync.launch(first, node="node-1")
-    hosts.sync.launch(second, node="node-2")
-    try:
-        for name in ("first", "second"):
-            hosts.sync.activate(name)
-        hosts.sync.send("first", 1)
-        assert hosts.sync.receive("second", timeout=20) == 1
-        end = time.monotonic() + 10
-        while not hosts.edges().get(("first", "second")) and time.monotonic() < end:
-            time.sleep(0.02)
-        graph = topology.Topology(hosts, hz=4)
-        graph._repr_mimebundle_()
-        assert sorted(group["name"] for group in graph._groups) == ["on node-1", "on node-2"]
-    finally:
-        for name in ("first", "second"):
-            hosts.sync.terminate(name)
+    for definition, node in ((first, "node-1"), (second, "node-2")):
+        own.sync.launch(definition, node=node)
+        own.sync.activate(definition.kernel_id)
+    own.sync.send("first", 1)
+    assert own.sync.receive("second", timeout=20) == 1
+    end = time.monotonic() + 10
+    while not own.edges().get(("first", "second")) and time.monotonic() < end:
+        time.sleep(0.02)
+    graph = topology.Topology(own, hz=4)
+    graph._repr_mimebundle_()
+    assert sorted(group["name"] for group in graph._groups) == ["on node-1", "on node-2"]

@@ -211,6 +211,12 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (BODY.format("backwards", "text = await ctx.receive()\n    await ctx.send(text[::-1])"), "Asked 'kernel'"),
     ],
     "first_actor.2": [
+        (
+            BODY.format(
+                "summing", "total = 0\n    async for n in ctx:\n        total += n\n        await ctx.send(str(total))"
+            ),
+            "the text '3'",
+        ),
         (BODY.format("summing", "async for number in ctx:\n        await ctx.send(number)"), "whose sum is 7"),
         (
             "total = 0\n"
@@ -282,6 +288,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("def means(pool, pictures):\n    return [np.mean(pictures[0], axis=0)]", "Of 12 pictures"),
     ],
     "messages.1": [
+        (
+            "@message\nclass Payment:\n    order: str\n    method: str = 'cash'\n    priority: int = 200\n",
+            "the order itself",
+        ),
+        ("@message\nclass P:\n    n: int\n\n\nPayment = P(3)", "The class itself is wanted"),
         ("Payment = 'cash'", "has to be a class"),
         ("class Payment:\n    order: object", "`@message`"),
         ("@message\nclass Payment:\n    method: str = 'cash'", "no field `order`"),
@@ -330,6 +341,11 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("screen, bank, web = 'drop_oldest', 'block', 'block'", "told at once"),
     ],
     "backpressure.2": [
+        (LATEST.format("async for one in ctx:\n        ctx.state.seen = [one]"), "each is to be noted"),
+        (
+            LATEST.format("async for one in ctx:\n        ctx.state.seen.append(one)\n        await ctx.send(one)"),
+            "nobody asked for that",
+        ),
         (
             "@ring_kernel(queue_size=1)\nasync def latest(ctx):\n    async for value in ctx:\n        pass",
             "has to wait",
@@ -473,7 +489,9 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (CAMERA.format("picture", "self", "self.picture.__dlpack__()", "(1, 0)"), "with options"),
     ],
     "lifecycle.1": [
-        ("ways = ['a']", "a text of the letters"),
+        ("ways = 7", "a text of the letters"),
+        ("ways = ['a', 'D']", "c: what was launched"),
+        ("ways = 'a, c, e'", "d: a body"),
         ("ways = 'cd'", "a: a paused"),
         ("ways = 'abcd'", "b: what was never"),
         ("ways = 'ad'", "c: what was launched"),
@@ -486,7 +504,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (SAID.format("async for text in ctx:\n        pass"), "still empty"),
         (
             SAID.format("texts = [text async for text in ctx]\n    ctx.state.said.append(texts)"),
-            "noted [['nothing', 'is', 'ever', 'lost']]",
+            "is [['every', 'page', 'counts']]",
         ),
         (SAID.format("async for text in ctx:\n        await ctx.send(text)"), "nobody asked"),
     ],
@@ -733,8 +751,10 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("options = dict(restart='on_failure', max_retries=1, max_restarts=100, backoff=None)", "forgotten"),
     ],
     "supervision.2": [
-        ("bodies, lines = 4, 3", "one more"),
-        ("bodies, lines = 10, 5", "another number"),
+        ("bodies, lines = '5', 3", "a number is wanted"),
+        ("bodies, lines = 5, 4", "is too many"),
+        ("bodies, lines = 4, 3", "number of restarts"),
+        ("bodies, lines = 10, 5", "not 10"),
         ("bodies, lines = 5, 5", "handed out once more"),
         ("bodies, lines = 5, 2", "a line, too"),
     ],
@@ -753,8 +773,20 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("async def protect(runtime):\n    await runtime.supervise('reader')", "It raised KernelNotFoundError"),
     ],
     "tour.1": [
+        (
+            ALARM.format("if abs(deviation.spreads) >= 3:\n            await ctx.send(deviation)"),
+            "At 3 spreads there is an alarm",
+        ),
+        (
+            ALARM.format("if abs(deviation.celsius - deviation.expected) > 3:\n            await ctx.send(deviation)"),
+            "there is an alarm",
+        ),
+        (
+            ALARM.format("if abs(deviation.spreads) > 3:\n            await ctx.tell('nobody', deviation)"),
+            "is to reply",
+        ),
         ("def finer(deviation):\n    return abs(deviation.spreads) > 3", "async def finer(ctx)"),
-        (ALARM.format("if deviation.spreads > 3:\n            await ctx.send(deviation)"), "At -3.5 spreads"),
+        (ALARM.format("if deviation.spreads > 3:\n            await ctx.send(deviation)"), "At -3.1 spreads"),
         (
             ALARM.format("if abs(deviation.spreads) > 5:\n            await ctx.send(deviation)"),
             "At 3.5 spreads there is no",
@@ -772,7 +804,9 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ),
     ],
     "tour.2": [
-        ("sent = 30", "And `parse`"),
+        ("sent = '31'", "A number is wanted"),
+        ("sent = 32", "is too many"),
+        ("sent = 30", "nowhere else"),
         ("sent = 32", "is paused"),
         ("sent = 10", "through two"),
         ("sent = 1024", "another number"),
