@@ -109,12 +109,12 @@ async def test_a_killed_host_loses_nothing_silently(runtime: RingKernelRuntime, 
 async def test_messages_of_a_kernel_beside_it_are_accounted_for(
     runtime: RingKernelRuntime, seen: list[int], delivery: Any
 ) -> None:
-    @ring_kernel("relay", restart="on_failure", backoff=None)
+    @ring_kernel("relay of losses", restart="on_failure", backoff=None)
     async def relay(ctx: KernelContext[Number, Any]) -> None:
         async for one in ctx:
-            await ctx.tell("slow", one)
+            await ctx.tell("beside relay", one)
 
-    @ring_kernel("slow", queue_size=1000, restart="on_failure", backoff=None)
+    @ring_kernel("beside relay", queue_size=1000, restart="on_failure", backoff=None)
     async def slow(ctx: KernelContext[Number, Any]) -> None:
         async for one in ctx:
             await ctx.tell("seen", int(one.n))
@@ -123,20 +123,20 @@ async def test_messages_of_a_kernel_beside_it_are_accounted_for(
     for definition in (relay, slow):
         await (await runtime.launch(definition, node="node-1", delivery=delivery)).activate()
     count = 200
-    await runtime.send_many("relay", [Number(n=n) for n in range(count)])
-    await runtime.wait_idle("relay", timeout=20)
-    while len(seen) < 20 or runtime["slow"].queue_depth + len(seen) < 100:
+    await runtime.send_many("relay of losses", [Number(n=n) for n in range(count)])
+    await runtime.wait_idle("relay of losses", timeout=20)
+    while len(seen) < 20 or runtime["beside relay"].queue_depth + len(seen) < 100:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.3)  # the counters of the node have come
     kill(runtime, "node-1")
-    while runtime["slow"].restarts == 0:
+    while runtime["beside relay"].restarts == 0:
         await asyncio.sleep(0.01)
-    reason = str(runtime["slow"].last_exception)
+    reason = str(runtime["beside relay"].last_exception)
     if delivery == "at_least_once":
         assert "beside it" not in reason
-        await runtime.wait_idle("slow", "seen", timeout=30)
+        await runtime.wait_idle("beside relay", "seen", timeout=30)
         assert set(seen) == set(range(count))
-        assert runtime.edges()["relay", "slow"] >= count
+        assert runtime.edges()["relay of losses", "beside relay"] >= count
     else:
         (beside,) = map(int, re.findall(r"and about (\d+) of kernels beside it", reason))
         assert abs(beside + len(seen) - count) < 60

@@ -658,10 +658,10 @@ async def test_statistics_go_on_after_a_loss(losable: RingKernelRuntime, doomed:
 async def test_asks_that_are_not_sent_again_fail_as_those_of_a_lost_node(
     losable: RingKernelRuntime, doomed: str
 ) -> None:
-    kernel = await losable.launch(slow("thinker", 60.0), node=doomed, delivery="at_least_once")
+    kernel: Any = await losable.launch(slow("thinker", 60.0), node=doomed, delivery="at_least_once")
     await kernel.activate()
     asks = [asyncio.ensure_future(kernel.ask(n)) for n in range(3)]
-    await until(lambda: kernel.queue_depth == 3)
+    await until(lambda: kernel.flying == 3)
     await lose(losable, doomed)
     for ask in asks:
         with pytest.raises(NodeLostError, match=doomed):
