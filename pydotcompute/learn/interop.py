@@ -105,6 +105,15 @@ def camera(Camera: Any) -> None:  # noqa: N803 - it is a class
         if not (seen == 7).all():
             raise Wrong("The next picture was written, and from_dlpack still has the old one: it was copied.")
         try:
+            again = np.from_dlpack(made)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise Wrong(
+                f"The first library gets the picture, and the second one fails: {error}. A capsule can be taken once: "
+                "make a new one in each call of `__dlpack__`."
+            ) from error
+        if not np.shares_memory(again, picture):
+            raise Wrong("The first library gets the picture itself, and the second one a copy.")
+        try:
             made.__dlpack__(max_version=(1, 0), copy=None)
         except TypeError as error:
             raise Wrong(f"Libraries call it with options, such as `max_version=`: {error}. Take **options.") from error

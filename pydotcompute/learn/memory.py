@@ -133,7 +133,7 @@ def count_copies(count_copies: Any) -> None:
         found, expected = count_copies([*row]), len(twin.copies)
         if found == expected and not isinstance(found, bool):
             continue
-        if not isinstance(found, int) or isinstance(found, bool):
+        if isinstance(found, bool) or not isinstance(found, int | np.integer):
             raise Wrong(f"It returns {found!r}: a number is wanted.")
         if not row:
             raise Wrong(f"Nothing is accessed, and it says {found}.")
@@ -225,8 +225,12 @@ def means(means: Any) -> None:
             f"The pool has room for two buffers, and a third one was asked for: who still holds the others? ({used} in "
             "use.)"
         ) from None
-    if not isinstance(found, list) or len(found) != len(pictures):
-        raise Wrong(f"Of {len(pictures)} pictures it returns {len(found) if isinstance(found, list) else repr(found)}.")
+    if not isinstance(found, list):
+        raise Wrong(
+            f"It returns something of type {type(found).__name__}: a list is wanted, of an array for each picture."
+        )
+    if len(found) != len(pictures):
+        raise Wrong(f"Of {len(pictures)} pictures it returns the means of {len(found)}.")
     for number, (one, picture) in enumerate(zip(found, pictures, strict=True)):
         if np.shape(one) != (16,):
             raise Wrong(f"Picture {number} has 16 columns, and what it returns has the shape {np.shape(one)}.")

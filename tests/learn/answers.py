@@ -233,6 +233,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         ("def count_copies(accesses):\n    pass", "a number is wanted"),
         ("def count_copies(accesses):\n    return 1", "Nothing is accessed"),
         ("def count_copies(accesses):\n    return 0", "1 copies are needed"),
+        ("def count_copies(accesses):\n    return np.int64(0)", "1 copies are needed"),
         (
             COPIES.format("side not in newest", "newest | {side} if verb == 'read' else {side}"),
             "Accesses: change host, overwrite device, read host. It says 2",
@@ -286,6 +287,8 @@ WRONG: dict[str, list[tuple[str, str]]] = {
             "no buffer of the pool",
         ),
         ("def means(pool, pictures):\n    return [np.mean(pictures[0], axis=0)]", "Of 12 pictures"),
+        ("def means(pool, pictures):\n    return np.mean(pictures, axis=1)", "of type ndarray: a list"),
+        ("def means(pool, pictures):\n    return [np.mean(one, axis=0) for one in pictures]", "no buffer of the pool"),
     ],
     "messages.1": [
         (
@@ -487,6 +490,7 @@ WRONG: dict[str, list[tuple[str, str]]] = {
         (CAMERA.format("picture.copy()", "self, **o", "self.picture.__dlpack__(**o)", "(1, 0)"), "it was copied"),
         (CAMERA.format("picture", "self, **o", "self.picture.T.__dlpack__(**o)", "(1, 0)"), "comes out"),
         (CAMERA.format("picture", "self", "self.picture.__dlpack__()", "(1, 0)"), "with options"),
+        (CAMERA.format("picture.__dlpack__()", "self, **o", "self.picture", "(1, 0)"), "the second one fails"),
     ],
     "lifecycle.1": [
         ("ways = 7", "a text of the letters"),

@@ -54,6 +54,22 @@ def test_the_tutorial_on_clusters_runs_without_ray(tmp_path: Path, monkeypatch: 
     assert line.startswith("Ray is not installed")
 
 
+def test_the_tutorial_on_interop_runs_with_numpy_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n\nfor name in ('torch', 'jax'):\n    sys.modules[name] = None  # as if it were not installed\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    said = "".join(
+        output["text"]
+        for cell in solved(TUTORIALS["16_interop"])
+        for output in cell.outputs
+        if output["output_type"] == "stream"
+    )
+    assert said.startswith("NumPy, and neither PyTorch nor JAX")
+    (line,) = [line for line in said.splitlines() if line.startswith("learner")]  # the only model there is
+    assert line.startswith("learner NumPy")
+
+
 def solved(path: Path) -> list[Any]:
     """The cells of a notebook, run with solutions, which were right."""
     import nbformat
