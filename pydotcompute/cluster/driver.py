@@ -10,6 +10,7 @@ import logging
 import sys
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
@@ -30,7 +31,11 @@ from ..runtime.dead_letters import KINDS, DeadLetter
 from ..runtime.kernel import RingKernel, RingKernelDefinition, log
 from ..runtime.progress import lasting
 from ..runtime.step import StepDefinition
+from ..telemetry import observer
+from ..telemetry.clock import Stamp, process_clock
+from ..telemetry.observer import on_behalf_of
 from . import wire
+from .lane import Lane
 from .ray import Engine, Handle, Place
 from .remote import RemoteKernel, check_shippable
 
@@ -55,6 +60,8 @@ class Placement:
     node: str | None = None
     num_gpus: int = 0
     delivery: str = "at_most_once"
+    spread: bool = False
+    """Whether instances go to several nodes."""
 
 
 @dataclass(slots=True)
@@ -81,7 +88,7 @@ class Node:
     @property
     def kernels(self) -> list[str]:
         """The ids of the ring kernels that run there."""
-        return [kernel.id for kernel in self._link.kernels.values()] if self._link is not None else []
+        return [lane.kernel.id for lane in self._link.lanes.values()] if self._link is not None else []
 
 
 class Nodes(Mapping[str, Node]):
@@ -192,27 +199,25 @@ class Cluster:
     async def check(self, placement: Placement) -> None:
         """Raise `ClusterError` for a node that is not there, or for more GPUs than any has."""
         if placement.num_gpus:
-            await self._place_with_gpus(placement.num_gpus)
+            await self._places_with_gpus(placement.num_gpus)
         if placement.node is not None and (node := self.nodes[placement.node]).state != "alive":
             alive = ", ".join(repr(other.name) for other in self.nodes.values() if other.state == "alive") or "none"
             raise ClusterError(f"{node.reason}: launch it on another node (there are: {alive}), or with spread=True")
 
-    async def place(self, kernel: RemoteKernel) -> Link:
-        """The link to the node that this kernel is to run on."""
+    async def place(self, kernel: RemoteKernel) -> list[Lane]:
+        """Lanes to the node, or the nodes, that this kernel is to run on."""
         wanted = kernel.placement
         if wanted.num_gpus:
-            node = await self._node_with_gpus(wanted.num_gpus)
+            nodes = await self._nodes_with_gpus(wanted.num_gpus, kernel.most_nodes)
         elif wanted.node is not None and self.nodes[wanted.node].state == "alive":
-            node = self.nodes[wanted.node]
+            nodes = [self.nodes[wanted.node]]
         else:
             alive = [node for node in self.nodes.values() if node.state == "alive" and not node.gpus]
             if not alive:
                 alive = [await self._another()]
-            node = min(alive, key=lambda node: len(node.kernels))
-        link = node._link
-        assert link is not None
-        link.expected(kernel)
-        return link
+            nodes = sorted(alive, key=lambda node: node._link.load if node._link is not None else 0)
+            nodes = nodes[: kernel.most_nodes]
+        return [node._link.lane(kernel) for node in nodes if node._link is not None]
 
     async def _another(self) -> Node:
         """A host in place of those that are lost, where a machine is left; one for all who want it."""
@@ -229,22 +234,47 @@ class Cluster:
         await self._begin(node, 0)
         return node
 
-    async def _place_with_gpus(self, num_gpus: int) -> Place:
+    async def _places_with_gpus(self, num_gpus: int) -> list[Place]:
+        """The machines that have so many GPUs each."""
         places = await self._engine.places(asyncio.get_running_loop())
-        free = [place for place in places if place.gpus >= num_gpus]
-        if not free:
+        found = [place for place in places if place.gpus >= num_gpus]
+        if not found:
             total = sum(place.gpus > 0 for place in places)
             raise ClusterError(
                 f"no node offers {num_gpus} GPU{'s' * (num_gpus != 1)}: {total} of {len(places)} nodes have any"
             )
-        return free[0]
+        return found
 
-    async def _node_with_gpus(self, num_gpus: int) -> Node:
-        place = await self._place_with_gpus(num_gpus)
-        name = f"gpu-{next(self._gpu_nodes)}"
-        node = self.nodes._nodes[name] = Node(name, place)
-        await self._begin(node, num_gpus)
-        return node
+    async def _nodes_with_gpus(self, num_gpus: int, most: int) -> list[Node]:
+        """A host, or hosts, with so many GPUs each that no other host has."""
+        places = await self._places_with_gpus(num_gpus)
+        taken: Counter[str] = Counter()
+        for node in self.nodes.values():
+            if node.state != "lost":
+                taken[node.place.id] += node.gpus
+        # On the machines in turn: first on that where most are left.
+        free = sorted(
+            (place.gpus - taken[place.id] - i * num_gpus, place.id)
+            for place in places
+            for i in range((place.gpus - taken[place.id]) // num_gpus)
+        )
+        if not free:
+            raise ClusterError(
+                f"no node has {num_gpus} GPU{'s' * (num_gpus != 1)} left: "
+                + "; ".join(
+                    f"{node.gpus} of {node.address} {'are' if node.gpus > 1 else 'is'} taken by {_listed(node.kernels)}"
+                    for node in self.nodes.values()
+                    if node.gpus and node.state != "lost"
+                )
+            )
+        by_id = {place.id: place for place in places}
+        nodes = [Node(f"gpu-{next(self._gpu_nodes)}", by_id[name], gpus=num_gpus) for _, name in free[::-1][:most]]
+        self.nodes._nodes |= {node.name: node for node in nodes}
+        begun = await asyncio.gather(*(self._begin(node, num_gpus) for node in nodes), return_exceptions=True)
+        if failed := [error for error in begun if error is not None]:
+            await asyncio.gather(*(self.leave(node) for node in nodes if node.state == "alive"))
+            raise failed[0]
+        return nodes
 
     async def leave(self, node: Node) -> None:
         """End the host of a node that has nothing left to do: its GPUs are for others."""
@@ -266,11 +296,17 @@ class Cluster:
         await self._engine.stop()
 
 
+Cause = tuple[observer.Delivery | None, str]
+"""What a body on a node has in hand, if that is known, and the id of its kernel."""
+
+
 class Sent(NamedTuple):
     """What a body on a node has sent to a kernel elsewhere, or asked of it."""
 
     blob: bytes
     instance: int | None
+    cause: Cause | None = None
+    """None: nobody observes the kernel."""
     timeout: float | None = None
     token: int | None = None
     """Of an ask."""
@@ -283,8 +319,8 @@ class Link:
         self._cluster, self.node, self._handle = cluster, node, handle
         self.lost: str | None = None
         """Why the host is gone."""
-        self.kernels: dict[int, RemoteKernel] = {}
-        self._expected: set[RemoteKernel] = set()
+        self.lanes: dict[int, Lane] = {}
+        self._expected: set[Lane] = set()  # that are to begin here, or have
         self._numbers, self._tokens = count(1), count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._items: deque[list[Any]] = deque()
@@ -304,6 +340,8 @@ class Link:
         self._collector = loop.create_task(self._collect())
         self._crediting: asyncio.TimerHandle | None = None
         self._credits: dict[int, int] = {}
+        self._clock = process_clock()
+        self._has_time = True  # the clock of the host is near that of this machine
 
     # -- out -----------------------------------------------------------------------------------------------------------
 
@@ -364,24 +402,31 @@ class Link:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def expected(self, kernel: RemoteKernel) -> None:
-        self._expected.add(kernel)
+    def lane(self, kernel: RemoteKernel) -> Lane:
+        """A lane for a kernel that is to run there."""
+        lane = Lane(kernel, self)
+        self._expected.add(lane)
+        return lane
 
-    async def launch(self, kernel: RemoteKernel, paused: bool) -> int:
+    @property
+    def load(self) -> int:
+        """How many kernels are there, or about to begin."""
+        return len(self._expected)
+
+    async def launch(self, lane: Lane, paused: bool) -> int:
         """Start a kernel there; its number."""
-        number = next(self._numbers)
-        self.kernels[number] = kernel
+        number, kernel = next(self._numbers), lane.kernel
+        self.lanes[number] = lane
         self.teach(*_classes(kernel.definition))
         booked = kernel.placement.delivery == "at_least_once"
         code = self._packed(kernel, (kernel.id, _shipped(kernel.definition), paused, booked))
         await self.call(number, "launch", code)
         return number
 
-    def replace(self, kernel: RemoteKernel) -> None:
+    def replace(self, lane: Lane) -> None:
         """Another definition of a kernel."""
-        number = next(number for number, other in self.kernels.items() if other is kernel)
-        self.teach(*_classes(kernel.definition))
-        self.start_call(number, "replace", self._packed(kernel, _shipped(kernel.definition)))
+        self.teach(*_classes(lane.kernel.definition))
+        self.start_call(lane.number, "replace", self._packed(lane.kernel, _shipped(lane.kernel.definition)))
 
     def _packed(self, kernel: RemoteKernel, code: Any) -> bytes:
         try:
@@ -392,14 +437,15 @@ class Link:
                 "such as a lock, a file or a connection, has to be made in its body, or by state="
             ) from error
 
-    def forget(self, kernel: RemoteKernel) -> None:
-        self._expected.discard(kernel)
-        for number in [number for number, other in self.kernels.items() if other is kernel]:
-            del self.kernels[number]
+    def forget(self, lane: Lane) -> None:
+        """A kernel is there no more."""
+        self._expected.discard(lane)
+        for number in [number for number, other in self.lanes.items() if other is lane]:
+            del self.lanes[number]
             self._credits.pop(number, None)
-            if not kernel.has_ended_there:  # it, or what is being made of it there
+            if not lane.has_ended:  # it, or what is being made of it there
                 self.start_call(number, "drop", b"")
-        if self.node.gpus and self.lost is None and not (self.kernels or self._expected):
+        if self.node.gpus and self.lost is None and not self._expected:
             self._spawn(self._cluster.leave(self.node))
 
     async def _send(self) -> None:
@@ -439,7 +485,7 @@ class Link:
                 continue
             self._sent += 1
             self._flying += 1
-            self._spawn(self._deliver(wire.packed(self._sent, items), beside))
+            self._spawn(self._deliver(wire.packed(self._sent, items, self._clock.tick()), beside))
             await asyncio.sleep(0)
 
     async def _deliver(self, data: bytes, beside: list[bytes]) -> None:
@@ -485,7 +531,8 @@ class Link:
         if self.lost is not None:
             return
         try:
-            number, items = wire.unpacked(data, wire.FROM_HOST)
+            number, items, heard = wire.unpacked(data, wire.FROM_HOST)
+            self._hear(*heard)
             wire.expect(number, self._received + 1, self._received + 1 + wire.FRAMES)
             self._early[number] = items
             while self._received + 1 in self._early:
@@ -497,6 +544,20 @@ class Link:
             what = error if isinstance(error, MessageDecodeError) else f"{type(error).__name__}: {error}"
             self._lose(ClusterError(f"a frame of it is refused: {what}"))
 
+    def _hear(self, wall: int, logical: int) -> None:
+        """Bring the clock here to no less than that of the host."""
+        if not self._has_time:
+            return
+        try:
+            self._clock.update(Stamp(wall, logical, self.node.name))
+        except ValueError as error:
+            self._has_time = False
+            log.warning("traces show what happens on %s when word of it comes: %s", self.node.name, error)
+
+    def stamp(self, wall: int, logical: int) -> Stamp | None:
+        """When something happened on the host; None: its clock is wrong."""
+        return Stamp(wall, logical, self.node.name) if self._has_time else None
+
     def _take(self, kind: str, fields: list[Any]) -> None:
         if kind == "result":
             token, well, value = fields
@@ -507,45 +568,54 @@ class Link:
                 else:
                     future.set_exception(wire.restored(value, self.node.name))
         elif kind == "tell":
-            self._take_sent(fields[0], Sent(*fields[1:]))
+            target, blob, instance, sender = fields
+            self._take_sent(target, Sent(blob, instance, self._cause(sender)))
         elif kind == "find":
             self._spawn(self._find(*fields))
         elif kind == "publish":
-            self._spawn(self._publish(*fields))
+            token, topic, blob, sender = fields
+            self._spawn(self._publish(token, topic, blob, self._cause(sender)))
         elif kind == "ask":
-            token, target, *rest = fields
-            self._take_sent(target, Sent(*rest, token=token))  # type: ignore[misc]
+            token, target, blob, instance, timeout, sender = fields
+            self._take_sent(target, Sent(blob, instance, self._cause(sender), timeout, token))
         else:
-            kernel = self.kernels.get(fields[0])
+            lane = self.lanes.get(fields[0])
             if kind == "log":
-                self._log(kernel, fields[1], fields[2])
-            elif kernel is not None:
-                self._take_of(kernel, kind, fields)
+                self._log(None if lane is None else lane.kernel, fields[1], fields[2])
+            elif lane is not None:
+                self._take_of(lane, kind, fields)
 
-    def _take_of(self, kernel: RemoteKernel, kind: str, fields: list[Any]) -> None:
+    def _take_of(self, lane: Lane, kind: str, fields: list[Any]) -> None:
         if kind == "done":
-            kernel.done(fields[1])
+            lane.done(fields[1])
         elif kind == "answers":
             for number, well, value in fields[1]:
-                kernel.answer(number, well, value, self.node.name)
+                lane.answer(number, well, value)
         elif kind == "replies":
-            kernel.replies(fields[1])
+            lane.replies(fields[1])
             self._credit_soon()
         elif kind == "records":
-            kernel.reply_records(fields[1], fields[2])
+            lane.reply_records(fields[1], fields[2])
             self._credit_soon()
+        elif kind == "seen":
+            lane.see(fields[1])
         elif kind == "counters":
-            kernel.count(*fields[1:])
+            lane.count(*fields[1:])
         elif kind == "restarted":
             error = None if fields[3] is None else wire.restored(fields[3], self.node.name)
-            kernel.restarted_there(fields[1], fields[2], error)
+            lane.restarted(fields[1], fields[2], error)
         elif kind == "ended":
-            kernel.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
+            lane.ended(None if fields[1] is None else wire.restored(fields[1], self.node.name), fields[2])
         elif kind == "print":
-            context = kernel.definition.context or contextvars.copy_context()
+            context = lane.kernel.definition.context or contextvars.copy_context()
             context.copy().run(_print, fields[1])
         elif kind == "letter":
-            self._take_letter(kernel, *fields[1:])
+            self._take_letter(lane.kernel, *fields[1:])
+
+    def _cause(self, sender: list[int] | None) -> Cause | None:
+        """What a body there had in hand when it sent something, and the id of its kernel."""
+        lane = None if sender is None else self.lanes.get(sender[0])
+        return None if lane is None or sender is None else (lane.in_hand(sender[1]), lane.kernel.id)
 
     def _log(self, kernel: RemoteKernel | None, level: int, text: str) -> None:
         def write() -> None:
@@ -582,11 +652,11 @@ class Link:
         """Tell the host how many replies were taken."""
         self._crediting = None
         unread = False
-        for number, kernel in self.kernels.items():
-            if (credit := kernel.credit) != self._credits.get(number, 0):
+        for number, lane in self.lanes.items():
+            if (credit := lane.credit) != self._credits.get(number, 0):
                 self._credits[number] = credit
                 self.say("credit", number, credit)
-            unread |= len(kernel._out) > 0
+            unread |= len(lane.kernel._out) > 0
         if unread and self.lost is None:
             self._credit_soon()
 
@@ -614,7 +684,8 @@ class Link:
                 message: Any = None
                 try:
                     message = wire.decoded(sent.blob)
-                    await runtime.send(target, message, sent.instance)
+                    with on_behalf_of(*sent.cause) if sent.cause is not None else nullcontext():
+                        await runtime.send(target, message, sent.instance)
                 except Exception as error:  # noqa: BLE001 - told to who has sent it; the others wait behind it
                     failed = error
                     runtime.dead_letters.add(
@@ -636,7 +707,7 @@ class Link:
         else:
             self.say("answer", token, True, None)
 
-    async def _publish(self, token: int, topic: str, blob: bytes) -> None:
+    async def _publish(self, token: int, topic: str, blob: bytes, cause: Cause | None) -> None:
         runtime = self._cluster.runtime
         sent: Counter[str] = Counter()
         try:
@@ -644,14 +715,16 @@ class Link:
             while not self._waiting.keys().isdisjoint(runtime.topics.matching(topic)):
                 self._carried.clear()
                 await self._carried.wait()
-            count = await runtime.publish(topic, wire.decoded(blob), sent)
+            with on_behalf_of(*cause) if cause is not None else nullcontext():
+                count = await runtime.publish(topic, wire.decoded(blob), sent)
             self.say("answer", token, True, wire.encoded((count, dict(sent))))
         except Exception as error:  # noqa: BLE001 - told to who has published
             self.say("answer", token, False, wire.described(error))
 
     async def _ask(self, target: str, sent: Sent) -> None:
         try:
-            reply = await self._cluster.runtime.ask(target, wire.decoded(sent.blob), sent.timeout, sent.instance)
+            with on_behalf_of(*sent.cause) if sent.cause is not None else nullcontext():
+                reply = await self._cluster.runtime.ask(target, wire.decoded(sent.blob), sent.timeout, sent.instance)
             self.teach(type(reply))
             self.say("answer", sent.token, True, None if reply is None else wire.encoded(reply))
         except Exception as error:  # noqa: BLE001 - told to who has asked
@@ -677,8 +750,8 @@ class Link:
         for future in list(self._calls.values()):
             if not future.done():
                 future.set_exception(NodeLostError(self.lost or f"{self.node.name} is closed"))
-        for kernel in {*self.kernels.values(), *self._expected}:
-            kernel.go_on()
+        for lane in list(self._expected):
+            lane.kernel.go_on()
 
     async def close(self) -> None:
         if self.lost is not None:
@@ -707,6 +780,10 @@ def _print(text: str) -> None:
 def _short(error: BaseException) -> str:
     text = str(error).strip().partition("\n")[0]
     return text or type(error).__name__
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(map(repr, names)) or "a kernel that begins"
 
 
 def _classes(definition: RingKernelDefinition) -> Iterator[type]:
@@ -749,7 +826,7 @@ def checked_placement(
     if node is not None and (num_gpus or spread):
         raise ValueError("node= names a node: leave num_gpus= and spread= out, which choose one")
     check_shippable(definition)
-    return Placement(node, num_gpus, delivery)
+    return Placement(node, num_gpus, delivery, spread)
 
 
 __all__ = ["Cluster", "Node", "Nodes", "Placement", "checked_placement"]

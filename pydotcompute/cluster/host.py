@@ -37,7 +37,8 @@ from ..runtime.runtime import RingKernelRuntime
 from ..runtime.scheduler import AWAITED, NEW, SET, Wait
 from ..runtime.step import StepDefinition
 from ..runtime.topics import checked_topic
-from ..telemetry.observer import acting
+from ..telemetry.clock import Stamp, process_clock
+from ..telemetry.observer import Delivery, Observer, acting, in_hand
 from . import wire
 
 BEAT = 0.5
@@ -80,6 +81,8 @@ class Host:
         self._away: dict[str, Away] = {}
         self._calls: set[asyncio.Task[None]] = set()
         self._stepping: dict[int, asyncio.Future[list[Any]]] = {}
+        self._clock = process_clock()
+        self._watcher = _Watcher(self)
         for name in ("stdout", "stderr"):
             setattr(sys, name, _Prints(getattr(sys, name), self))
         log.addHandler(_Logs(self))
@@ -98,10 +101,12 @@ class Host:
     async def deliver(self, data: bytes, *beside: bytes) -> tuple[str | None, bytes]:
         """Take a frame: why it was refused, None when all in it was put where it goes; and a frame as of `collect`."""
         try:
-            number, items = wire.unpacked(data, wire.TO_HOST, len(beside))
+            number, items, heard = wire.unpacked(data, wire.TO_HOST, len(beside))
             wire.expect(number, self._received + 1, self._received + wire.FRAMES)
         except MessageDecodeError as error:
             return str(error), b""
+        with suppress(ValueError):  # the clocks are far apart: the runtime says so
+            self._clock.update(Stamp(*heard, "the runtime"))
         if number != self._received + 1:  # the engine has brought a small one past a large one
             turn = self._turns[number] = asyncio.get_running_loop().create_future()
             await turn
@@ -167,9 +172,9 @@ class Host:
             if (resident := self._residents.get(number)) is not None:
                 records = resident.records(n, data)
                 await resident.in_turn(n, resident.take_records(records, None if instance < 0 else instance))
-        elif kind == "forget":
+        elif kind == "watch":
             if (resident := self._residents.get(fields[0])) is not None:
-                resident.forget(fields[1])
+                self._watch(resident, fields[1])
         elif kind == "credit":
             if (resident := self._residents.get(fields[0])) is not None:
                 resident.taken = fields[1]
@@ -196,6 +201,18 @@ class Host:
             target, n, error = fields
             if (away := self._away.get(target)) is not None:
                 away.came(n, None if error is None else wire.restored(error, "the node of the runtime"))
+
+    def _watch(self, resident: _Resident, watched: bool) -> None:
+        """Tell from now on what becomes of each message of a kernel, or no more."""
+        runtime, names = self._runtime, set(self._watcher.kernels)
+        resident.events, resident.names = [], {}
+        (names.add if watched else names.discard)(resident.kernel.id)
+        if names == self._watcher.kernels:
+            return
+        runtime._take_off(self._watcher)
+        self._watcher.kernels = frozenset(names)
+        if names:
+            runtime._observed_by((*runtime._observers, self._watcher))
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -305,7 +322,7 @@ class Host:
     def _tell_done(self, number: int) -> None:
         """Say, before what comes next, how far a kernel is that has come to a stop."""
         if (resident := self._residents.get(number)) is not None:
-            resident.tell_done(self._items, True)
+            resident.report(self._items)
 
     @staticmethod
     def _shown(kernel: RingKernel, state: Any) -> Any:
@@ -347,6 +364,7 @@ class Host:
         kernel, number = resident.kernel, resident.number
         del self._residents[number]
         del self._numbers[kernel.id]
+        self._watch(resident, False)
         del self._runtime._kernels[kernel.id]
         self._runtime.booked.discard(kernel.id)
         self._runtime._launches += 1
@@ -361,10 +379,20 @@ class Host:
             return b"", pause
         items, self._items = self._items, []
         self._gathered += 1
-        return wire.packed(self._gathered, items), pause
+        return wire.packed(self._gathered, items, self._clock.tick()), pause
 
     def number_of(self, kernel_id: str | None) -> int:
         return self._numbers.get(kernel_id, 0) if kernel_id is not None else 0
+
+    def resident(self, kernel_id: str) -> _Resident | None:
+        return self._residents.get(self.number_of(kernel_id))
+
+    def sender(self) -> list[int] | None:
+        """The kernel whose body acts here and now and what it has in hand, if it is observed."""
+        if (name := acting.get()) not in self._watcher.kernels or (resident := self.resident(name)) is None:
+            return None
+        cause = in_hand.get()
+        return [resident.number, 0 if cause is None else resident.names.get(cause.number, 0)]
 
     # -- to kernels elsewhere ------------------------------------------------------------------------------------------
 
@@ -438,6 +466,12 @@ class _Resident:
         self._places: deque[tuple[int, int]] = deque()
         """How many messages have gone through the mailbox when those accepted have, if others were among them."""
         self._passed = 0  # of those accepted, as far as the places tell
+        self.events: list[list[Any]] = []
+        """What has become of its messages, while it is observed."""
+        self.naming = 0
+        """The number of the message that is put into the mailbox just now."""
+        self.names: dict[int, int] = {}
+        """The numbers of messages, by those of their deliveries here."""
         self._listen()
 
     async def in_turn(self, n: int, taking: Coroutine[Any, Any, None]) -> None:
@@ -493,10 +527,6 @@ class _Resident:
         self._answers.append([number, well, blob])
         self._host._work.set()
 
-    def forget(self, number: int) -> None:
-        if (sink := self._asks.pop(number, None)) is not None:
-            sink.cancel()
-
     async def take(self, first: int, blobs: list[bytes], asked: set[int], instances: list[Any] | None) -> None:
         kernel, box = self.kernel, self.kernel._box
         done = 0
@@ -513,10 +543,14 @@ class _Resident:
             try:
                 message = wire.decoded(blob)
                 instance = None if instances is None else instances[place]
-                if isinstance(kernel, CompiledKernel):
-                    waiting = box.put(message, sink, instance)
-                else:
-                    waiting = box.put_at(DEFAULT_PRIORITY, message, sink)
+                self.naming = first + place
+                try:
+                    if isinstance(kernel, CompiledKernel):
+                        waiting = box.put(message, sink, instance)
+                    else:
+                        waiting = box.put_at(DEFAULT_PRIORITY, message, sink)
+                finally:
+                    self.naming = 0
                 if waiting is not None:
                     await box.accepted(waiting)
             except PyDotComputeError as error:
@@ -559,6 +593,9 @@ class _Resident:
         """Add what there is to say; the seconds until it is to be asked again."""
         kernel, number = self.kernel, self.number
         over = kernel.state.over
+        if self.events:
+            items.append(["seen", number, self.events])
+            self.events = []
         self._gather_replies(items)
         if self._answers:
             items.append(["answers", number, self._answers])
@@ -668,7 +705,7 @@ class Away:
     def _say(self, message: Any, instance: int | None) -> None:
         blob = wire.encoded(message)
         self._sent += 1
-        self._host.say("tell", self._target, blob, instance)
+        self._host.say("tell", self._target, blob, instance, self._host.sender())
 
     async def send_many(self, messages: Iterable[Any], instance: int | None = None) -> None:
         for message in messages:
@@ -680,7 +717,8 @@ class Away:
     ) -> Any:
         if sent is not None:
             sent[self._target] += 1
-        return await self._host.ask_runtime("ask", self._target, wire.encoded(message), instance, timeout)
+        blob, sender = wire.encoded(message), self._host.sender()
+        return await self._host.ask_runtime("ask", self._target, blob, instance, timeout, sender)
 
 
 class _To:
@@ -725,11 +763,12 @@ class _Runtime(RingKernelRuntime):
         self.dead_letters = _Letters(host, 1, self)
         self.booked: set[str] = set()
         """Kernels here whose messages must outlive this process: also those of kernels beside them go by way of the
-        runtime of the notebook, which keeps them until they are handled."""
+        runtime of the notebook, which keeps them until they are handled. Those of kernels that are observed do so, too:
+        observers are there."""
 
     def _target(self, kernel_id: Any) -> Any:
         found = super()._target(kernel_id)
-        is_away = isinstance(kernel_id, str) and (found is None or kernel_id in self.booked)
+        is_away = isinstance(kernel_id, str) and (found is None or self._is_booked(kernel_id))
         return self._host.away(kernel_id) if is_away else found
 
     async def send(self, kernel_id: str, message: Any, instance: int | None = None) -> None:
@@ -755,11 +794,17 @@ class _Runtime(RingKernelRuntime):
         return await self._host.away(kernel_id).ask(message, timeout, _sent, instance)
 
     def _is_booked(self, kernel_id: Any) -> bool:
-        return bool(self.booked) and isinstance(kernel_id, str) and kernel_id in self.booked
+        watched = self._host._watcher.kernels
+        return (
+            bool(self.booked or watched)
+            and isinstance(kernel_id, str)
+            and (kernel_id in self.booked or kernel_id in watched)
+        )
 
     async def publish(self, topic: str, message: Any, _sent: dict[str, int] | None = None) -> int:
         """Those who have subscribed are known to the runtime of the notebook."""
-        count, sent = await self._host.ask_runtime("publish", checked_topic(topic), wire.encoded(message))
+        item = checked_topic(topic), wire.encoded(message), self._host.sender()
+        count, sent = await self._host.ask_runtime("publish", *item)
         if _sent is not None:
             for target, n in sent.items():
                 _sent[target] += n
@@ -769,6 +814,55 @@ class _Runtime(RingKernelRuntime):
         if not isinstance(kernel_id, str) or kernel_id in self._routers:
             return super()._router(kernel_id, instance)
         return _To(self._host.away(kernel_id), instance)
+
+
+class _Watcher(Observer):
+    """Notes for observers in the runtime of the notebook what becomes of messages here."""
+
+    kernels: frozenset[str] = frozenset()
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def _note(self, what: int, kernel_id: str, delivery: Delivery | None, about: Any = None) -> _Resident | None:
+        resident = self._host.resident(kernel_id)
+        if resident is not None:
+            wall, logical, _ = self._host._clock.tick()
+            number = 0 if delivery is None else resident.names.get(delivery.number, 0)
+            resident.events.append([what, number, wall, logical, about])
+            self._host._work.set()
+        return resident
+
+    def sent(self, delivery: Delivery) -> None:
+        resident = self._host.resident(delivery.kernel_id)
+        if resident is not None and resident.naming:
+            resident.names[delivery.number] = resident.naming
+
+    def started(self, delivery: Delivery) -> None:
+        self._note(wire.START, delivery.kernel_id, delivery)
+
+    def ended(self, delivery: Delivery) -> None:
+        resident = self._note(wire.END, delivery.kernel_id, delivery)
+        if resident is not None and not (delivery.is_ask and delivery[2].state <= AWAITED):
+            resident.names.pop(delivery.number, None)
+
+    def replied(self, delivery: Delivery | None, kernel_id: str, reply: Any, answers: Delivery | None) -> None:
+        resident = self._host.resident(kernel_id)
+        if resident is None:
+            return
+        number = 0 if answers is None else resident.names.get(answers.number, 0)
+        self._note(wire.REPLY, kernel_id, delivery, [number, _encoded(reply)])
+        if answers is not None and answers is not delivery:  # one that was put aside
+            resident.names.pop(answers.number, None)
+
+    def lost(self, kernel_id: str, message: Any, kind: str, reason: str, delivery: Delivery | None) -> None:
+        known = delivery is not None
+        resident = self._note(wire.LOST, kernel_id, delivery, [kind, reason, None if known else _encoded(message)])
+        if resident is not None and delivery is not None:
+            resident.names.pop(delivery.number, None)
+
+    def failed(self, kernel_id: str, error: BaseException, delivery: Delivery | None) -> None:
+        self._note(wire.FAILED, kernel_id, delivery)
 
 
 class _Prints(io.TextIOBase):
@@ -802,6 +896,14 @@ class _Logs(logging.Handler):
         if hasattr(record, "failed_kernel"):
             return  # which says that itself
         self._host.say_from_afar("log", self._host.number_of(acting.get()), record.levelno, self.format(record))
+
+
+def _encoded(message: Any) -> bytes | None:
+    """A message, if it has an encoding."""
+    try:
+        return wire.encoded(message)
+    except PyDotComputeError:
+        return None
 
 
 def _whole(blob: bytes | int, beside: tuple[bytes, ...]) -> bytes:

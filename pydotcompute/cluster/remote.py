@@ -4,34 +4,41 @@ Its mailbox, its outbox and its policy are here, and the bound of its queue coun
 one blocks who sends, as ever. The body is a **shuttle**, which brings messages to the host in order and takes them off
 the books when that is done with them. It ends as the body there does, and with `NodeLostError` when the node is gone:
 then the policy decides, as about any failure, and a new shuttle begins on another node.
+
+The instances of a compiled one may be spread over several nodes. It has a `Lane` to each of them then; all of them have
+memory for all instances, so that the others can go on with those of a node that is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from itertools import repeat
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..exceptions import DefinitionError, InstanceError, KernelStateError, MessageDecodeError, NodeLostError
+from ..exceptions import DefinitionError, InstanceError, KernelStateError, NodeLostError
 from ..messages import DEFAULT_PRIORITY, from_record, from_records, layout
+from ..runtime.dead_letters import error_text
 from ..runtime.kernel import CODES, RingKernel, RingKernelDefinition
 from ..runtime.lifecycle import KernelState
 from ..runtime.mailbox import Entry, Mailbox
 from ..runtime.scheduler import AWAITED, Wait
 from ..runtime.step import StepDefinition
 from ..telemetry import COUNTERS
-from ..telemetry.observer import Delivery
+from ..telemetry.clock import Stamp
+from ..telemetry.observer import Delivery, Observer, delivery
 from . import wire
+from .lane import Lane
 
 if TYPE_CHECKING:
-    from .driver import Cluster, Link, Placement
+    from .driver import Cluster, Placement
 
 PART = 512
 """Messages that are encoded before the event loop has its turn, so that they are on their way meanwhile."""
@@ -119,30 +126,6 @@ class Box(Mailbox):
         self._let_in()
 
 
-class Shipped(NamedTuple):
-    """What is on the way: entries of the mailbox; or messages and their bytes; or records."""
-
-    things: Sequence[Any]
-    blobs: list[bytes] | None = None
-    records: NDArray[np.void] | None = None
-    instance: int | None = None
-
-    def __len__(self) -> int:
-        return len(self.things) if self.records is None else len(self.records)
-
-    def after(self, n: int) -> Shipped:
-        """All but the first so many."""
-        blobs = None if self.blobs is None else self.blobs[n:]
-        return Shipped(self.things[n:], blobs, None if self.records is None else self.records[n:], self.instance)
-
-    @property
-    def entries(self) -> Sequence[Entry]:
-        """Those of the mailbox; records have none."""
-        if self.blobs is None:
-            return self.things
-        return [(message, blob, None) for message, blob in zip(self.things, self.blobs, strict=True)]  # type: ignore[misc]
-
-
 class Rest:
     """Records of a batch that wait for room, and their sender."""
 
@@ -157,29 +140,21 @@ class RemoteKernel(RingKernel):
 
     __slots__ = (
         "_again",
-        "_asks",
         "_cluster",
-        "_done",
         "_done_before",
+        "_failed_there",
         "_fate",
         "_has_ended_there",
-        "_host_row",
+        "_instead",
+        "_lanes",
         "_limit_of_end",
-        "_link_there",
         "_moved",
-        "_number",
-        "_page",
-        "_received",
+        "_owners",
         "_renews",
         "_resent",
         "_rests",
         "_rows_before",
-        "_said",
         "_sent_before",
-        "_sent_from_there",
-        "_ship_number",
-        "_started",
-        "_traced",
         "flying",
         "placement",
         "returned",
@@ -191,51 +166,39 @@ class RemoteKernel(RingKernel):
         self, runtime: Any, definition: RingKernelDefinition, kernel_id: str, cluster: Cluster, placement: Placement
     ) -> None:
         self.flying = 0
-        """Messages that the host has, or that are on the way there."""
+        """Messages that its hosts have, or that are on the way there."""
         self.returned = 0
         """Records that a host had that is lost, and that will be sent again."""
         super().__init__(runtime, definition, kernel_id)
         self._cluster, self.placement = cluster, placement
         self._box = Box(self, definition)
-        self._page: deque[tuple[int, Shipped]] = deque()  # what is on the way, with the number of its first message
-        self._asks: dict[int, Wait] = {}  # by the number of the message
-        self._traced: dict[int, Delivery] = {}  # asks that observers were told of
+        self._lanes: list[Lane] = []
+        self._owners: NDArray[np.int64] | None = None  # by instance, the place of its lane; None: there is one lane
         self._rests: deque[Rest] = deque()
         self._again: deque[Rest] = deque()  # records to be sent once more
         self._resent: list[Wait] = []  # asks of messages that are to be sent once more
-        self._number = 0  # of this kernel on its host
-        self._link_there: Link | None = None
-        self._done = self._done_before = 0  # messages that its host is done with; and the hosts before
-        self._host_row: bytes | None = None
-        self._rows_before: NDArray[np.void] | None = None  # the counters of hosts that it ran on before
-        self._sent_from_there: dict[str, int] = {}
-        self._sent_before: Counter[str] = Counter()  # from those hosts
+        self._done_before = 0  # messages that hosts which it has left were done with; and their counters
+        self._rows_before: NDArray[np.void] | None = None
+        self._sent_before: Counter[str] = Counter()
         self._renews: bool | None = None  # it is to begin again, which came while it was being launched
-        self._begin_anew()
         self._limit_of_end: tuple[bool, float] | None = None
-        self._said = ""  # what it waits for there
-
-    def _begin_anew(self) -> None:
-        self._ship_number = 1  # of the next message that is sent
-        self._done_before += self._done
-        self._done = self._received = 0
-        self._started = False
         self._moved: Wait | None = None
         self._fate: tuple[BaseException | None, str] | None = None  # how it ended
         self._has_ended_there = False
-        if self._host_row is not None:
-            row = np.frombuffer(self._host_row, COUNTERS)
-            if self._rows_before is not None:
-                row = _summed(row, self._rows_before)
-            self._rows_before, self._host_row = row, None
-            self._sent_before.update(self._sent_from_there)
-            self._sent_from_there = {}
+        self._failed_there: tuple[Stamp | None, Delivery | None] | None = None
+        self._instead = ""  # what is said of a failure that others make good
 
     # -- what a user asks of it ----------------------------------------------------------------------------------------
 
     @property
     def node(self) -> str | None:
-        return self._link_there.node.name if self._link_there is not None else None
+        return " and ".join(lane.node for lane in self._lanes) or None
+
+    @property
+    def most_nodes(self) -> int:
+        """On how many nodes it can be at most."""
+        definition = self.definition
+        return definition.instances if self.placement.spread and isinstance(definition, StepDefinition) else 1
 
     def _where(self) -> dict[str, Any]:
         where = self.placement
@@ -243,13 +206,13 @@ class RemoteKernel(RingKernel):
         return {
             "node": where.node if named else None,
             "num_gpus": where.num_gpus,
-            "spread": not (named or where.num_gpus),
+            "spread": where.spread or not (named or where.num_gpus),
             "delivery": where.delivery,
         }
 
     @property
     def waiting_for(self) -> str:
-        return super().waiting_for or self._said
+        return super().waiting_for or next(filter(None, (lane.waits_for for lane in self._lanes)), "")
 
     def _instance(self, instance: Any) -> int:
         if not isinstance(self.definition, StepDefinition):
@@ -292,91 +255,203 @@ class RemoteKernel(RingKernel):
         return None
 
     def _handed_over(self) -> dict[str, int]:
-        return dict(self._sent_before + Counter(self._sent_from_there))
+        return dict(sum((Counter(lane.sent_from_there) for lane in self._lanes), self._sent_before.copy()))
 
     async def _snapshot(self, instance: int | None) -> Any:
-        kind, *rest = await self._call("snapshot", wire.encoded(instance))
+        await self._until_there()
+        lanes = self._lanes if instance is None else [self._lane_of(instance)]
+        answers = await self._call("snapshot", wire.encoded(instance), lanes)
+        kind, *rest = answers[0]
         if kind == "fields":
             return SimpleNamespace(**wire.decoded(rest[0]))
         if kind == "value":
             return wire.decoded(rest[0])
-        several, data = rest
         definition = self.definition
         assert isinstance(definition, StepDefinition)
         assert definition.state_type is not None
-        states = np.frombuffer(data, layout(definition.state_type).dtype).copy()
-        return states if several else from_record(definition.state_type, states[0])
+        dtype = layout(definition.state_type).dtype
+        states = np.frombuffer(rest[1], dtype).copy()
+        if not rest[0]:
+            return from_record(definition.state_type, states[0])
+        owners = self._owners
+        for lane, (_, _, data) in zip(lanes, answers, strict=True):
+            if owners is not None and lane in self._lanes:
+                mine = owners == self._lanes.index(lane)
+                states[mine] = np.frombuffer(data, dtype)[mine]
+        return states
 
-    async def _call(self, verb: str, arguments: bytes) -> Any:
-        """Have the host do something with it, once it is there."""
-        while not (self._started or self.state.over or self._task is None):
+    async def _until_there(self) -> None:
+        """Until it runs on its nodes.
+
+        Raises:
+            KernelStateError, KernelFailedError: it does not.
+            NodeLostError: not any more, and not yet again.
+        """
+        while not (self._runs or self.state.over or self._task is None):
             await self._move_or_idle()
         if self.state.over:
             raise self._unusable()
         if self.state is KernelState.LAUNCHED:
             raise KernelStateError(f"{self.id!r} is LAUNCHED and runs nowhere yet: activate it first")
-        link = self._link_there
-        if link is None or not self._started:
+        if not self._runs:
             raise NodeLostError(f"{self.id!r} runs nowhere just now: {self.outlook}")
-        return await link.call(self._number, verb, arguments)
+
+    @property
+    def _runs(self) -> bool:
+        """Whether it has begun on all its nodes."""
+        return bool(self._lanes) and all(lane.started for lane in self._lanes)
+
+    async def _call(self, verb: str, arguments: bytes, lanes: Sequence[Lane] = ()) -> list[Any]:
+        """Have its hosts do something with it, once it is there; what each of them, or of these, has answered."""
+        await self._until_there()
+        calls = [lane.link.call(lane.number, verb, arguments) for lane in lanes or self._lanes]
+        return await asyncio.gather(*calls)
+
+    def _tell_all(self, verb: str, arguments: bytes = b"") -> None:
+        for lane in self._lanes:
+            lane.call(verb, arguments)
+
+    # -- its instances -------------------------------------------------------------------------------------------------
+
+    def _share(self) -> None:
+        """Give each lane its instances, those with neighbouring numbers together."""
+        self._owners = None
+        if len(self._lanes) > 1:
+            assert isinstance(self.definition, StepDefinition)
+            n = self.definition.instances
+            self._owners = np.arange(n) * len(self._lanes) // n
+
+    def _lane_of(self, instance: int) -> Lane:
+        return self._lanes[0 if self._owners is None else self._owners[instance]]
+
+    def _instance_by_key(self, key: Any) -> Any:
+        """What a compiled ring kernel makes of the keys of messages: an integer, or an array of them."""
+        definition = self.definition
+        assert isinstance(definition, StepDefinition)
+        return np.asarray(key).astype(np.int64) % definition.instances
+
+    def _lane_for(self, entry: Entry) -> Lane:
+        """The lane that an entry of the mailbox goes by."""
+        if self._owners is None:
+            return self._lanes[0]
+        message, mark, _ = entry
+        if (instance := self._instance_of(mark)) is None:
+            definition = self.definition
+            assert isinstance(definition, StepDefinition)
+            assert definition.key is not None
+            instance = int(self._instance_by_key(getattr(message, definition.key)))
+        return self._lane_of(instance)
 
     # -- the shuttle ---------------------------------------------------------------------------------------------------
 
     def _body(self) -> Coroutine[Any, Any, Any]:
         return self._shuttle()
 
+    def _begin_anew(self) -> None:
+        self._fate, self._has_ended_there, self._failed_there = None, False, None
+
     async def _shuttle(self) -> None:
         self._begin_anew()
-        self._link_there = link = await self._cluster.place(self)
+        self._lanes = await self._cluster.place(self)
+        self._share()
         try:
             paused, definition = self._box.paused, self.definition
-            self._number = await link.launch(self, paused)
-            self._started = True
+            await asyncio.gather(*(lane.launch(paused) for lane in self._lanes))
             self._resent = [sink for sink in self._resent if sink.state <= AWAITED]
             self._tell_watchers()
+            if self._observers:
+                self._watch(True)
             if paused != self._box.paused:
-                link.start_call(self._number, "deactivate" if self._box.paused else "reactivate", b"")
+                self._tell_all("deactivate" if self._box.paused else "reactivate")
             if self.definition is not definition:
-                link.replace(self)
+                for lane in self._lanes:
+                    lane.link.replace(lane)
             renews, self._renews = self._renews, None
             if renews is not None:
                 self._renew(renews)
-            while self._fate is None and link.lost is None:
+            while self._fate is None:
+                if any(lane.link.lost is not None for lane in self._lanes):
+                    self._take_over()
                 if self._box.closed and not (self._box.waiting or self._rests or self._again):
-                    await self._end_there(link)
-                    break
-                if not self._ship(link):
+                    await self._end_there()
+                elif not self._ship():
                     await self._until_moved()
                 else:
                     await asyncio.sleep(0)
-            if link.lost is not None:
-                raise self._told_lost(link)
-            assert self._fate is not None
             self.exception, gave_up = self._fate
             if self._has_ended_there:
-                self._gave_up = f"{gave_up} on {link.node.name}" if gave_up else ""
+                where = " and ".join(lane.node for lane in self._lanes if lane.has_ended)
+                self._gave_up = f"{gave_up} on {where}" if gave_up else ""
                 self._errors -= self.exception is not None  # it was counted there
         finally:
-            link.forget(self)
             self._renews = None
-            self._started = False
-            self._link_there = None
-            self._settle(link)
+            for lane in list(self._lanes):
+                self._leave(lane)
 
-    async def _end_there(self, link: Link) -> None:
-        """End it on its host, once all was sent there."""
+    def _take_over(self) -> None:
+        """Nodes of it are lost: those that are left go on with their instances, as its policy allows.
+
+        Raises:
+            NodeLostError: none is left, or its policy says that it has failed.
+        """
+        lost = [lane for lane in self._lanes if lane.link.lost is not None]
+        left = [lane for lane in self._lanes if lane not in lost]
+        error = NodeLostError("; ".join(map(self._told_lost, lost)))
+        if not left:
+            raise error
+        owners, several = self._owners, len(left) > 1
+        assert owners is not None
+        names = " and ".join(lane.node for lane in left)
+        mine = np.isin(owners, [self._lanes.index(lane) for lane in lost])
+        where = " and ".join(lane.node for lane in lost)
+        self._instead = f"on {where}; {names} begin{'s' * (not several)} {int(mine.sum())} of its instances anew"
+        try:
+            if self._wait_before_restart(error, False, None) is None:
+                raise error
+        finally:
+            self._instead = ""
+        self._errors += 1
+        if self._observers:
+            self.seen("failed", self.id, error, None)
+        places = np.array([left.index(lane) if lane in left else -1 for lane in self._lanes])
+        for lane in lost:
+            self._leave(lane)
+        owners = places[owners]
+        owners[mine] = np.arange(int(mine.sum())) * len(left) // max(int(mine.sum()), 1)
+        self._owners = owners if several else None
+        self.restarts += 1
+        self.restarted.append((time.time(), error_text(error)))
+        del self.restarted[:-100]
+        self._marker = None
+        if self._observers:
+            self.seen("restarted", self.id, self.restarts)
+        self._tell_watchers()
+
+    def _leave(self, lane: Lane) -> None:
+        """It has ended on a node, or that is lost: keep what is known of it there."""
+        self._lanes.remove(lane)
+        lane.link.forget(lane)
+        self._done_before += lane.done_there
+        if lane.row is not None:
+            row = np.frombuffer(lane.row, COUNTERS)
+            self._rows_before = row if self._rows_before is None else _summed(row, self._rows_before)
+        self._sent_before.update(lane.sent_from_there)
+        self._settle(lane)
+
+    async def _end_there(self) -> None:
+        """End it on its hosts, once all was sent there."""
         drain, timeout = self._limit_of_end or (True, 5.0)
-        link.start_call(self._number, "terminate", wire.encoded((drain, timeout)))
-        while self._fate is None and link.lost is None:
+        self._tell_all("terminate", wire.encoded((drain, timeout)))
+        while self._fate is None and not any(lane.link.lost is not None for lane in self._lanes):
             await self._until_moved()
 
-    def _told_lost(self, link: Link) -> NodeLostError:
+    def _told_lost(self, lane: Lane) -> str:
         names = COUNTERS.names
         assert names is not None
-        depth = 0 if self._host_row is None else np.frombuffer(self._host_row, np.int64)[names.index("queue_depth")]
+        depth = 0 if lane.row is None else np.frombuffer(lane.row, np.int64)[names.index("queue_depth")]
         # Those that kernels beside it have sent are known by number only, and of a moment ago.
-        beside = f", and about {depth - self.flying} of kernels beside it" if depth > self.flying else ""
-        return NodeLostError(f"{link.lost}, and {self.id!r} with it ({self.flying} messages were there{beside})")
+        beside = f", and about {depth - lane.flying} of kernels beside it" if depth > lane.flying else ""
+        return f"{lane.link.lost}, and {self.id!r} with it ({lane.flying} messages were there{beside})"
 
     async def _until_moved(self) -> None:
         self._moved = wait = self._scheduler.wait()
@@ -403,57 +478,50 @@ class RemoteKernel(RingKernel):
         # What is to be dropped for a newer one has to be here.
         return box.capacity if box.strategy in ("block", "reject") else max(1, box.capacity // 4)
 
-    def _ship(self, link: Link) -> int:
+    def _ship(self) -> int:
         """Send what there is room for; how many."""
         box, room = self._box, min(self._window - self.flying, wire.FRAME)
         if room <= 0 or (box.paused and not (box.closed or box.steps)):
             return 0
         if self._again:
-            return self._ship_records(link, self._again, room)
+            return self._ship_records(self._again, room)
         if entries := box.take(room):
-            first = self._ship_number
-            for kind in {type(entry[0]) for entry in entries}:
-                link.teach(kind)
-            asked: list[int] = []
-            for place, (_, _, sink) in enumerate(entries):
-                if sink is not None:  # although its asker may have gone: the reply shall not come to somebody else
-                    asked.append(place)
-                    self._asks[first + place] = sink
-            if self._observers:
-                self._tell_started(first, entries)
-            marks: list[Any] = [entry[1] for entry in entries]
-            instances: list[Any] | None = None
-            if not all(type(mark) is bytes for mark in marks):
-                instances = [None if type(mark) is bytes else mark[1] for mark in marks]
-                marks = [mark if type(mark) is bytes else mark[0] for mark in marks]
-            link.say("messages", self._number, first, marks, asked, instances)
-            self._page.append((first, Shipped(entries)))
-            self._ship_number += len(entries)
+            if self._owners is None:
+                self._lanes[0].ship(entries)
+            else:
+                parts: dict[Lane, list[Entry]] = {}
+                for entry in entries:
+                    parts.setdefault(self._lane_for(entry), []).append(entry)
+                for lane, part in parts.items():
+                    lane.ship(part)
+            if box.paused:
+                self._tell_watchers()
             return len(entries)
-        return self._ship_records(link, self._rests, room) if self._rests and not box.paused else 0
+        return self._ship_records(self._rests, room) if self._rests and not box.paused else 0
 
     def ship_at_once(self, messages: Sequence[Any], blobs: list[bytes]) -> bool:
         """Send messages past the empty mailbox, with no entry made for each of them. False: they have to wait there."""
-        link, box = self._link_there, self._box
-        if link is None or not self._started or box.paused or box.stops_before or self._again or self._rests:
+        box = self._box
+        if len(self._lanes) != 1 or not self._runs or self._fate is not None or self._lanes[0].link.lost is not None:
             return False
-        if self._window - self.flying < len(messages):
+        if box.paused or box.stops_before or self._again or self._rests or self._window - self.flying < len(messages):
             return False
-        link.teach(*set(map(type, messages)))
-        link.say("messages", self._number, self._ship_number, blobs, [], None)
-        # The link may put a large one beside its frame, and a number in its place.
-        self._page.append((self._ship_number, Shipped(messages, list(blobs))))
-        self._ship_number += len(messages)
+        self._lanes[0].ship_plain(messages, blobs)
         self.flying += len(messages)
         box.peak = max(box.peak, len(box))
         return True
 
-    def _ship_records(self, link: Link, rests: deque[Rest], room: int) -> int:
+    def _ship_records(self, rests: deque[Rest], room: int) -> int:
         rest = rests[0]
         part, rest.records = rest.records[:room], rest.records[room:]
-        link.say("records", self._number, self._ship_number, len(part), part.tobytes(), _address(rest.instance))
-        self._page.append((self._ship_number, Shipped((), None, part, rest.instance)))
-        self._ship_number += len(part)
+        if self._owners is None or rest.instance is not None:
+            self._lane_of(rest.instance or 0).ship_records(part, rest.instance)
+        else:
+            definition = self.definition
+            assert isinstance(definition, StepDefinition)
+            by = self._owners[self._instance_by_key(part[definition.key])]
+            for place in np.unique(by):
+                self._lanes[place].ship_records(part[by == place], None)
         self.flying += len(part)
         if rests is self._again:
             self.returned -= len(part)
@@ -489,116 +557,38 @@ class RemoteKernel(RingKernel):
 
     @property
     def _processed(self) -> int:
-        return self._done_before + self._done
+        return self._done_before + sum(lane.done_there for lane in self._lanes)
 
-    def done(self, done: int) -> None:
-        """The host is done with so many messages, from the first on."""
-        n = done - self._done
-        if n <= 0:
-            return
-        if n > self.flying:
-            raise MessageDecodeError(f"it is done with {n} messages of {self.id!r}, and {self.flying} were there")
-        self._done = done
+    def done(self, n: int) -> None:
+        """Its hosts are done with so many messages more."""
         self.flying -= n
-        while n:
-            first, shipped = self._page[0]
-            if self._observers:
-                self._tell_ended(shipped.entries[:n])
-            if len(shipped) <= n:
-                self._page.popleft()
-                n -= len(shipped)
-            else:
-                self._page[0] = (first + n, shipped.after(n))
-                n = 0
         self._box.let_in()
         self.go_on()
         if not self.flying:
             self._tell_watchers()
 
-    def answer(self, number: int, well: bool, value: Any, where: str) -> None:
-        """The reply to an ask, or why there is none."""
-        sink = self._asks.pop(number, None)
-        if sink is None:
-            return
-        if not well:
-            sink.fail(wire.restored(value, where))
-            return
-        asked = self._traced.pop(number, None)
-        try:
-            reply = None if value is None else wire.decoded(value)
-        except MessageDecodeError as error:  # of a class that is not known here, or not any more
-            self.bury((_unread(value), 0, None), str(error), "undeliverable", error)
-            sink.fail(error)
-            return
-        if self._observers and reply is not None:
-            self.seen("replied", asked, self.id, reply, asked)
-        if not sink.set(reply):
-            self.bury((reply, 0, None), "late reply: the ask had ended", "late")
-
-    def replies(self, blobs: list[bytes]) -> None:
-        """Replies that belong to no ask."""
-        for blob in blobs:
-            try:
-                reply = wire.decoded(blob)
-            except MessageDecodeError as error:  # as above
-                self._received += 1
-                self.bury((_unread(blob), 0, None), str(error), "undeliverable", error)
-            else:
-                self.reply(reply)
-
     def reply(self, reply: Any) -> None:
         """A reply that belongs to no ask."""
-        self._received += 1
-        if self._observers:
-            self.seen("replied", None, self.id, reply, None)
         if self._out.closed:
             self.bury((reply, 0, None), "the reply came when the kernel had ended", "unread")
         else:
             self._out.put_at(DEFAULT_PRIORITY, reply)
 
-    def reply_records(self, n: int, data: bytes) -> None:
-        definition = self.definition
-        assert isinstance(definition, StepDefinition)
-        assert definition.reply_type is not None
-        replies: list[Any] = from_records(
-            definition.reply_type, np.frombuffer(data, layout(definition.reply_type).dtype)
-        )
-        if len(replies) != n:
-            raise MessageDecodeError(f"{len(replies)} records came where {n} were announced")
-        for reply in replies:
-            self.reply(reply)
-
-    # Observers hear that a message is started when it leaves for the node, and that it has ended when the node says so.
-
-    def _tell_started(self, first: int, entries: list[Entry]) -> None:
-        for place, entry in enumerate(entries):
-            if type(entry) is Delivery:
-                self.seen("started", entry)
-                if entry[2] is not None:
-                    self._traced[first + place] = entry
-
-    def _tell_ended(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            if type(entry) is Delivery:
-                self.seen_end(entry)
-
-    @property
-    def credit(self) -> int:
-        """How many of its replies were taken."""
-        return self._received - len(self._out)
-
-    def ended(self, failure: BaseException | None, gave_up: str) -> None:
-        """It has ended there: failed, perhaps after restarts, or returned."""
-        self._fate = failure, gave_up
-        self._has_ended_there = True
+    def ended_there(self, lane: Lane, failure: BaseException | None, gave_up: str) -> None:
+        """It has ended on a node: as a whole if it has failed there, else when it has on all of them."""
+        if failure is not None or all(one.has_ended for one in self._lanes):
+            self._fate = failure, gave_up
+            self._has_ended_there = True
+            self._failed_there = lane.failed_there()
         self.go_on()
 
-    @property
-    def has_ended_there(self) -> bool:
-        """Whether its host said so."""
-        return self._has_ended_there
-
-    def restarted_there(self, times: int, when: list[Any], failure: BaseException | None) -> None:
+    def restarted_there(
+        self,
+        times: int,
+        when: list[Any],
+        failure: BaseException | None,
+        failed: tuple[Stamp | None, Delivery | None] | None,
+    ) -> None:
         """Its host has started it again, as the policy says: its group may say otherwise."""
         self.restarts += times
         self.restarted += [(float(at), str(what)) for at, what in when]
@@ -606,8 +596,8 @@ class RemoteKernel(RingKernel):
         self._marker = None
         if failure is not None:
             self.last_exception = failure
-            if self._observers:
-                self.seen("failed", self.id, failure, None)
+            stamp, message = failed or (None, None)
+            self.seen_there(stamp, "failed", self.id, failure, message)
         if self._observers:
             self.seen("restarted", self.id, self.restarts)
         self._tell_watchers()
@@ -618,6 +608,35 @@ class RemoteKernel(RingKernel):
             if self._fate is None and not group.restarts_others(self, self._scheduler.loop.time()):
                 self._gave_up = f"after {group.limit} of its group"
                 self._end_for_good(failure)
+
+    # -- what observers are told: its hosts say what becomes of each message, and when ---------------------------------
+
+    def _observe(self, observers: tuple[Observer, ...]) -> None:
+        was = bool(self._observers)
+        super()._observe(observers)
+        if was != bool(self._observers):
+            self._watch(not was)
+
+    def _watch(self, watched: bool) -> None:
+        for lane in self._lanes:
+            lane.watch(watched)
+
+    def seen_there(self, stamp: Stamp | None, what: str, *args: Any) -> None:
+        """Tell those who observe it what has happened on another node, and when; None: nobody knows when."""
+        if not self._observers:
+            return
+        if stamp is None:
+            super().seen(what, *args)
+        else:
+            super().seen("elsewhere", stamp, what, *args)
+
+    def seen(self, what: str, *args: Any) -> None:
+        failed = self._failed_there
+        if what == "failed" and failed is not None:  # with which it has ended there
+            self._failed_there = None
+            self.seen_there(failed[0], what, *args[:2], failed[1])
+        else:
+            super().seen(what, *args)
 
     def _end_for_good(self, error: BaseException) -> None:
         """End it here, whatever its policy makes of it there."""
@@ -631,22 +650,18 @@ class RemoteKernel(RingKernel):
             return None  # the policy was followed there
         return super()._wait_before_restart(failure, cancelled, renewal)
 
-    def count(self, row: bytes, sent: dict[str, int], waits_for: str) -> None:
-        """Its counters on its host."""
-        if len(row) != COUNTERS.itemsize or not all(type(n) is int for n in sent.values()):
-            raise MessageDecodeError(f"no counters of {self.id!r}")
-        self._host_row, self._sent_from_there, self._said = row, sent, waits_for
-        self._marker = None
+    def _report(self, failure: BaseException, fate: str = "") -> None:
+        if isinstance(failure, NodeLostError):
+            failure.__traceback__ = None  # it would lead through this module, and tells nobody anything
+        super()._report(failure, self._instead or fate)
 
     # -- its life ------------------------------------------------------------------------------------------------------
 
-    def _settle(self, link: Link) -> None:
-        """The shuttle has ended: see what becomes of what is on the way."""
-        page, self._page = self._page, deque()
-        flying, self.flying = self.flying, 0
-        asks, self._asks = self._asks, {}
-        self._traced.clear()
-        if not flying:
+    def _settle(self, lane: Lane) -> None:
+        """See what becomes of what is on the way by a lane that has ended."""
+        link, page, asks = lane.link, lane.page, lane.asks
+        self.flying -= lane.flying
+        if not lane.flying:
             for sink in asks.values():
                 sink.fail(self._lost_ask(link))
             return
@@ -675,18 +690,26 @@ class RemoteKernel(RingKernel):
                     entries = [(message, mark, None) for message in self._messages(shipped.records)]
                 for place, entry in enumerate(entries):
                     self._unfinished += 1
-                    self.bury((entry[0], entry[1], None), reason, "failed", error)
+                    self.bury(self._unasked(entry), reason, "failed", error)
                     if first + place in asks:
                         asks.pop(first + place).fail(error or self._unusable())
         for sink in asks.values():  # their messages were handled, and put aside
             sink.fail(self._lost_ask(link))
         self._box.let_in()
 
+    def _unasked(self, entry: Entry) -> Entry:
+        """An entry whose asker hears from elsewhere what became of it."""
+        if type(entry) is not Delivery:
+            return (entry[0], entry[1], None)
+        same = delivery((entry[0], entry[1], None), self.id, entry.attempts)
+        same.number, same.cause, same.source = entry.number, entry.cause, entry.source
+        return same
+
     def _messages(self, records: NDArray[np.void]) -> list[Any]:
         cls: type[Any] = self._input_types[0]
         return from_records(cls, records)
 
-    def _lost_ask(self, link: Link) -> BaseException:
+    def _lost_ask(self, link: Any) -> BaseException:
         if link.lost is None:
             return self._unusable()
         return NodeLostError(f"{link.lost}, and with it what {self.id!r} would have replied")
@@ -710,8 +733,8 @@ class RemoteKernel(RingKernel):
 
     async def _end(self, drain: bool, timeout: float) -> None:
         self._limit_of_end = drain, timeout
-        if not drain and self._link_there is not None and self._started:
-            self._link_there.start_call(self._number, "terminate", wire.encoded((False, timeout)))
+        if not drain:
+            self._tell_all("terminate", wire.encoded((False, timeout)))
         self.go_on()
         await super()._end(drain, timeout + GRACE)
 
@@ -719,31 +742,30 @@ class RemoteKernel(RingKernel):
         await self._call_paused("deactivate")
 
     async def _call_paused(self, verb: str) -> None:
-        """Have the host do something with it while it is paused; where it runs nowhere, it will begin paused."""
-        while self._box.paused and not (self._started or self.state.over or self._task is None):
+        """Have its hosts do something with it while it is paused; where it runs nowhere, it will begin paused."""
+        while self._box.paused and not (self._runs or self.state.over or self._task is None):
             await self._move_or_idle()
-        if self._box.paused and self._started:
+        if self._box.paused and self._runs:
             with suppress(NodeLostError):
                 await self._call(verb, b"")
 
     def pause_ends(self) -> None:
-        if self._started and self._link_there is not None:
-            self._link_there.start_call(self._number, "reactivate", b"")
+        self._tell_all("reactivate")
         self.go_on()
 
     def _kill(self, error: BaseException) -> None:
         if self._gave_up and self._task is not None:  # with its group
             self._end_for_good(error)
-            if not self._started:
+            if not self._runs:
                 super()._kill(error)
-        elif self._started and self._link_there is not None:
-            self._link_there.start_call(self._number, "kill", wire.encoded(wire.described(error)))
+        elif self._runs:
+            self._tell_all("kill", wire.encoded(wire.described(error)))
         else:
             super()._kill(error)
 
     def _renew(self, keep_state: bool) -> None:
-        if self._started and self._link_there is not None:
-            self._link_there.start_call(self._number, "restart", wire.encoded(keep_state))
+        if self._runs:
+            self._tell_all("restart", wire.encoded(keep_state))
         else:
             self._renews = keep_state
 
@@ -751,8 +773,9 @@ class RemoteKernel(RingKernel):
         if self.state.over or self.state is KernelState.TERMINATING:
             return
         self._adopt(definition)
-        if self._started and self._link_there is not None:
-            self._link_there.replace(self)
+        if self._runs:
+            for lane in self._lanes:
+                lane.link.replace(lane)
 
     async def _steps(self, n: int, handled: list[Any]) -> None:
         await self._until_stop()
@@ -760,13 +783,31 @@ class RemoteKernel(RingKernel):
         self._box.steps = max(n - self.flying, 0)
         self.go_on()
         try:
-            handled += map(wire.decoded, await self._call("step", wire.encoded(n)))
+            while n and self.state is KernelState.DEACTIVATED:
+                if not (shares := self._shares(n)):
+                    await self._move_or_idle()
+                    continue
+                lanes = list(shares)
+                calls = [lane.link.call(lane.number, "step", wire.encoded(shares[lane])) for lane in lanes]
+                for messages in await asyncio.gather(*calls):
+                    handled += map(wire.decoded, messages)
+                n -= sum(shares.values())
         except asyncio.CancelledError:
-            if self._link_there is not None:
-                self._link_there.start_call(self._number, "step no more", b"")
+            self._tell_all("step no more")
             raise
         finally:
             self._box.steps = 0
+
+    def _shares(self, n: int) -> dict[Lane, int]:
+        """How many of the next `n` messages each lane is to handle: as many as it has, and all if it is alone."""
+        if self._owners is None:
+            return {lane: n for lane in self._lanes if lane.started}
+        shares: dict[Lane, int] = {}
+        for lane in self._lanes:
+            if share := min(lane.flying, n):
+                shares[lane] = share
+                n -= share
+        return shares
 
     async def _until_stop(self) -> None:
         """Until the kernel, which is paused, has nothing in hand. What a breakpoint was behind is handled first."""
@@ -784,9 +825,10 @@ class RemoteKernel(RingKernel):
         box, row = self._box, self._row
         names = COUNTERS.names
         assert names is not None
-        counters = np.frombuffer(self._host_row or bytes(COUNTERS.itemsize), COUNTERS)
-        if self._rows_before is not None:
-            counters = _summed(counters, self._rows_before)
+        counters = np.zeros(1, COUNTERS) if self._rows_before is None else self._rows_before
+        for lane in self._lanes:
+            if lane.row is not None:
+                counters = _summed(np.frombuffer(lane.row, COUNTERS), counters)
         np.asarray(row)[:] = counters.view(np.int64)  # at once: any thread may be here
         words = dict(zip(names, row[: len(names)], strict=True))
         depth = len(box)
@@ -821,15 +863,6 @@ def _summed(row: NDArray[np.void], before: NDArray[np.void]) -> NDArray[np.void]
 def _mark(instance: int | None) -> Any:
     """That of a message which is not sent any more."""
     return b"" if instance is None else (b"", instance)
-
-
-def _unread(blob: bytes) -> str:
-    """What stands for a reply that cannot be decoded."""
-    return f"<a reply of {len(blob)} bytes>"
-
-
-def _address(instance: int | None) -> int:
-    return -1 if instance is None else instance
 
 
 def check_shippable(definition: RingKernelDefinition) -> None:

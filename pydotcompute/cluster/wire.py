@@ -1,7 +1,8 @@
 """Frames: what passes between the runtime of a notebook and its hosts on other nodes.
 
-A frame is msgpack: ``[VERSION, number, items]``, and an item is ``[kind, …]`` with the fields that `TO_HOST` and
-`FROM_HOST` say. Messages in it are what `encode` makes of them, and `decode` is closed: no frame makes anything run.
+A frame is msgpack: ``[VERSION, number, items, stamp]``. The stamp, wall time and count, is that of its sender's hybrid
+logical clock; an item is ``[kind, …]`` with the fields that `TO_HOST` and `FROM_HOST` say. Messages in it are what
+`encode` makes of them, and `decode` is closed: no frame makes anything run.
 The one exception are the items `teach`, `launch` and `replace`, which bring code, and go from the runtime to a host
 alone. Frames are numbered from 1 on, in each direction.
 """
@@ -18,6 +19,7 @@ from msgpack import packb, unpackb
 from ..exceptions import MessageDecodeError, MessageEncodeError
 from ..messages import decode, encode, is_message_type
 from ..runtime.recording import Plain
+from ..telemetry.clock import Stamp
 
 VERSION: Final = 1
 FRAME = 4096
@@ -33,11 +35,18 @@ CAUSES = 16
 Blob = (bytes, int)
 """An encoded message, or the number of one that goes beside the frame."""
 
+Sender = (list, type(None))
+"""[kernel, number of the message that it has in hand or 0] of a body, as far as it is observed."""
+
+START, END, REPLY, FAILED, LOST = range(5)
+"""What has become of a message, or of what a kernel had in hand. About a reply: the number of the ask that it answers
+or 0, and the reply or None; about what is lost: its kind, the reason, and the message or None."""
+
 TO_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "messages": (int, int, [Blob], [int], (list, type(None))),
     # kernel, number of the first, messages, which of them are asked, the instance of each or None
     "records": (int, int, int, bytes, int),  # kernel, number of the first, how many, records, instance or -1
-    "forget": (int, int),  # kernel, number of a message: its asker has gone
+    "watch": (int, bool),  # kernel, whether it is to be told what becomes of each message
     "credit": (int, int),  # kernel, how many of its replies were taken
     "call": (int, int, str, bytes),  # token, kernel or 0, verb, arguments
     "teach": ([bytes],),  # classes of messages: code
@@ -57,9 +66,11 @@ FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "result": (int, bool, object),  # token, whether it went well, result or error
     "print": (int, str),  # kernel, text
     "log": (int, int, str),  # kernel or 0, level, text
-    "tell": (str, bytes, object),  # target, message, instance or None
-    "ask": (int, str, bytes, object, object),  # token, target, message, instance or None, timeout or None
-    "publish": (int, str, bytes),  # token, topic, message
+    "seen": (int, [list]),  # kernel, [what, number of the message or 0, wall time and count of the stamp, about it]
+    "tell": (str, bytes, object, Sender),  # target, message, instance or None, who sends it
+    "ask": (int, str, bytes, object, object, Sender),
+    # token, target, message, instance or None, timeout or None, who asks
+    "publish": (int, str, bytes, Sender),  # token, topic, message, who publishes
     "find": (int, str),  # token, target: is there such a kernel?
 }
 
@@ -101,15 +112,17 @@ def decoded(data: bytes | memoryview) -> Any:
     return message.value if type(message) is Plain else message
 
 
-def packed(number: int, items: list[list[Any]]) -> bytes:
+def packed(number: int, items: list[list[Any]], stamp: Stamp) -> bytes:
     """A frame."""
     # What a body prints, or an error says, may hold halves of surrogate pairs: names of files for one.
-    data: bytes = packb([VERSION, number, items], use_bin_type=True, unicode_errors="surrogatepass")
+    data: bytes = packb([VERSION, number, items, stamp[:2]], use_bin_type=True, unicode_errors="surrogatepass")
     return data
 
 
-def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> tuple[int, list[list[Any]]]:
-    """The number of a frame, and its items, all of them of these kinds; `beside` messages go beside it.
+def unpacked(
+    data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0
+) -> tuple[int, list[list[Any]], tuple[int, int]]:
+    """The number of a frame, its items, all of them of these kinds, and the stamp; `beside` messages go beside it.
 
     Raises:
         MessageDecodeError: anything else.
@@ -118,8 +131,8 @@ def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> t
         frame = unpackb(data, raw=False, strict_map_key=False, unicode_errors="surrogatepass")
     except Exception as error:
         raise MessageDecodeError(f"not a frame: {type(error).__name__} {error}") from error
-    if not isinstance(frame, list) or len(frame) != 3 or not isinstance(frame[2], list):
-        raise MessageDecodeError("not a frame: version, number and items are expected")
+    if not isinstance(frame, list) or len(frame) != 4 or not isinstance(frame[2], list):
+        raise MessageDecodeError("not a frame: version, number, items and stamp are expected")
     if frame[0] != VERSION:
         raise MessageDecodeError(
             f"a frame of version {frame[0]!r:.50}, not {VERSION}: install the same pydotcompute everywhere"
@@ -130,6 +143,10 @@ def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> t
         fields = kinds.get(item[0]) if isinstance(item, list) and item and isinstance(item[0], str) else None
         if fields is None or len(item) != len(fields) + 1 or not all(map(_fits, item[1:], fields)):
             raise MessageDecodeError(f"no item of a frame: {_shown(item)}")
+        if item[0] == "seen" and not all(_is_event(event) for event in item[2]):
+            raise MessageDecodeError(f"no event of a message: {_shown(item)}")
+        if item[0] in ("tell", "ask", "publish") and not (item[-1] is None or _are(item[-1], int, int)):
+            raise MessageDecodeError(f"no sender of a message: {_shown(item)}")
         if item[0] == "messages":
             blobs, asked, instances = item[3:6]
             if any(isinstance(blob, int) and not 0 <= blob < beside for blob in blobs):
@@ -138,7 +155,10 @@ def unpacked(data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0) -> t
                 raise MessageDecodeError(f"{len(blobs)} messages for {len(instances)} instances")
             if any(not 0 <= place < len(blobs) for place in asked):
                 raise MessageDecodeError("an ask of a message that is not there")
-    return frame[1], frame[2]
+    stamp = frame[3]
+    if not _are(stamp, int, int):
+        raise MessageDecodeError(f"a frame with the stamp {_shown(stamp)}")
+    return frame[1], frame[2], (stamp[0], stamp[1])
 
 
 def expect(number: int, first: int, last: int) -> None:
@@ -151,6 +171,18 @@ def _fits(value: Any, field: Any) -> bool:
     if isinstance(field, list):
         return isinstance(value, list) and all(isinstance(one, field[0]) for one in value)
     return isinstance(value, field) and not (isinstance(value, bool) and field is not bool and field is not object)
+
+
+def _are(values: Any, *types: Any) -> bool:
+    """Whether it is a list of values of these types."""
+    return isinstance(values, list) and len(values) == len(types) and all(map(_fits, values, types))
+
+
+def _is_event(event: list[Any]) -> bool:
+    about: Any = {REPLY: (int, (bytes, type(None))), LOST: (str, str, (bytes, type(None)))}
+    if not _are(event, int, int, int, int, object) or event[0] not in range(5):
+        return False
+    return event[4] is None if event[0] not in about else _are(event[4], *about[event[0]])
 
 
 def _shown(item: Any) -> str:

@@ -1563,8 +1563,10 @@ _EVENTS = tuple(name for name, value in vars(Observer).items() if inspect.isfunc
 
 
 def _is_idle(method: Any) -> bool:
-    """Whether it is a method of `Observer` itself, which does nothing."""
-    return getattr(method, "__func__", None) is getattr(Observer, method.__name__, method)
+    """Whether it is a method of `Observer` itself, which does nothing: all but `elsewhere` do."""
+    return method.__name__ != "elsewhere" and getattr(method, "__func__", None) is getattr(
+        Observer, method.__name__, method
+    )
 
 
 class Queued(NamedTuple):

@@ -11,6 +11,7 @@ from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
+from .diagram import nodes_of
 from .trace import Events, Handling, TraceEvent, message_text, one_line
 
 OUTSIDE = 0
@@ -34,13 +35,14 @@ def chrome(events: Events) -> str:
 class _Export:
     def __init__(self, events: Events) -> None:
         self._events = Events(*events._all())
-        nodes = dict.fromkeys(e.node for e in self._events)
+        nodes = dict.fromkeys(e.home for e in self._events)
         self._processes = {node: i for i, node in enumerate(nodes, 1)}
         self._tracks: dict[tuple[str, str], int] = {}
         for e in self._events:
             for kernel_id in (e.source, e.kernel_id):
-                if kernel_id is not None and (e.node, kernel_id) not in self._tracks:
-                    self._tracks[e.node, kernel_id] = len(self._tracks) + 1
+                if kernel_id is not None and (e.home, kernel_id) not in self._tracks:
+                    self._tracks[e.home, kernel_id] = len(self._tracks) + 1
+        self._nodes = nodes_of(self._events, self._tracks)
         self._first = min((e.time for e in self._events), default=0)
         self._outside: dict[str, list[dict[str, Any]]] = {node: [] for node in nodes}  # slices there, in order
 
@@ -57,13 +59,13 @@ class _Export:
         last = max((e.time for e in self._events), default=0)
         for handling in self._events.handlings:
             start = handling.start
-            begun[start.node, start.number, start.attempts] = self._at(handling.begun)
+            begun[start.home, start.number, start.attempts] = self._at(handling.begun)
             rows.append(self._slice(handling, last))
         depth: dict[tuple[str, str], set[int | None]] = {}
         for e in self._events:
             at = self._at(e.time)
             if e.kind == "send":
-                if (arrival := begun.get((e.node, e.number, 0))) is not None:
+                if (arrival := begun.get((e.home, e.number, 0))) is not None:
                     rows += self._arrow(e, "message", f"m{e.number}", e.source, at, e.kernel_id, arrival)
             elif e.kind == "reply" and e.answers is not None:
                 rows += self._arrow(e, "reply", f"r{e.number}.{e.stamp.wall}.{e.stamp.logical}", e.kernel_id, at,
@@ -71,9 +73,9 @@ class _Export:
             elif e.kind in ("drop", "crash", "restart", "state"):
                 rows.append(
                     {"ph": "i", "name": e.kind if e.kind != "state" else _clean(e.detail.lower()), "cat": e.kind,
-                     "ts": at, "s": "t", "args": _arguments(e), **self._place(e.node, e.kernel_id)}
+                     "ts": at, "s": "t", "args": _arguments(e), **self._place(e.home, e.kernel_id)}
                 )  # fmt: skip
-            queued = depth.setdefault((e.node, e.kernel_id), set())
+            queued = depth.setdefault((e.home, e.kernel_id), set())
             before = len(queued)
             if e.kind == "enqueue":
                 queued.add(e.number)
@@ -82,7 +84,7 @@ class _Export:
             if len(queued) != before:
                 rows.append(
                     {"ph": "C", "name": f"queue of {_clean(e.kernel_id)}", "ts": at,
-                     "pid": self._processes[e.node], "args": {"messages": len(queued)}}
+                     "pid": self._processes[e.home], "args": {"messages": len(queued)}}
                 )  # fmt: skip
         for slices in self._outside.values():
             slices.sort(key=itemgetter("ts"))
@@ -102,7 +104,9 @@ class _Export:
             name("thread_name", self._place(node, None), {"name": "outside"})
             name("thread_sort_index", self._place(node, None), {"sort_index": 0})
         for (node, kernel_id), track in self._tracks.items():
-            name("thread_name", self._place(node, kernel_id), {"name": _clean(kernel_id)})
+            elsewhere = self._nodes.get((node, kernel_id), node)
+            where = f" on {elsewhere}" if elsewhere != node else ""
+            name("thread_name", self._place(node, kernel_id), {"name": _clean(kernel_id + where)})
             name("thread_sort_index", self._place(node, kernel_id), {"sort_index": track})
         return rows
 
@@ -114,7 +118,7 @@ class _Export:
             "cat": "handling",
             "ts": self._at(begun),
             "dur": (max((last if end is None else end.time) - begun, 0)) / 1000,
-            **self._place(start.node, start.kernel_id),
+            **self._place(start.home, start.kernel_id),
             "args": {**_arguments(start), "ends with": "nothing yet" if end is None else end.kind},
         }
 
@@ -122,7 +126,7 @@ class _Export:
         self, e: TraceEvent, kind: str, name: str, source: str | None, at: float, target: str | None, arrival: float
     ) -> list[dict[str, Any]]:
         """From one slice to another; outside of the kernels short ones are made for it."""
-        node = e.node
+        node = e.home
         for kernel_id, time, word in ((source, at, "sends"), (target, arrival, "gets")):
             if kernel_id is None:
                 self._outside[node].append(

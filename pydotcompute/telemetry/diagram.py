@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 
 from .clock import Stamp
@@ -31,10 +31,10 @@ class Figure:
         self.left_out = len(everything) - end
         self.events = [e for e in everything[:end] if e.kind in _DRAWN]
         self.all = Events(everything)
-        nodes = list(dict.fromkeys(e.node for e in self.events))
-        self.names_nodes = len(nodes) > 1
+        homes = list(dict.fromkeys(e.home for e in self.events))
         met = dict.fromkeys(lane for e in self.events for lane in _lanes_of(e))
-        kernels = sorted((lane for lane in met if lane is not None), key=lambda lane: nodes.index(lane[0]))
+        kernels = sorted((lane for lane in met if lane is not None), key=lambda lane: homes.index(lane[0]))
+        self.nodes = nodes_of(self.events, kernels)
         self.lanes: list[Lane] = [*([None] if None in met else []), *kernels[:LANES]]
         self.others = len(kernels) - LANES
         if self.others > 0:
@@ -50,7 +50,7 @@ class Figure:
             return OUTSIDE
         if lane == REST:
             return f"{self.others} other kernels" if self.others > 1 else "1 other kernel"
-        return one_line(f"{lane[0]}/{lane[1]}" if self.names_nodes else lane[1])
+        return one_line(f"{self.nodes[lane]}/{lane[1]}" if lane in self.nodes else lane[1])
 
     @property
     def note_before(self) -> str:
@@ -61,15 +61,25 @@ class Figure:
         return f"… {self.left_out:,} events left out" if self.left_out else ""
 
 
+def nodes_of(events: Iterable[TraceEvent], kernels: Collection[tuple[str, str]]) -> dict[Lane, str]:
+    """The nodes that are to be named: those of a cluster, and all where there are events of several processes."""
+    seen: dict[Lane, dict[str, None]] = {}
+    for e in events:
+        if e.node != e.home:
+            seen.setdefault((e.home, e.kernel_id), {})[e.node] = None
+    several = len({home for home, _ in kernels}) > 1
+    return {lane: ", ".join(seen.get(lane, (lane[0],))) for lane in kernels if several or lane in seen}
+
+
 def _lanes_of(event: TraceEvent) -> Iterator[Lane]:
     if event.kind == "send" or event.answers is not None:
         yield _sender(event)
-    yield event.node, event.kernel_id
+    yield event.home, event.kernel_id
 
 
 def _sender(event: TraceEvent) -> Lane:
     """Where a message came from, and where the reply to it goes."""
-    return None if event.source is None else (event.node, event.source)
+    return None if event.source is None else (event.home, event.source)
 
 
 def _mark_text(event: TraceEvent) -> str:
@@ -93,7 +103,7 @@ def mermaid(events: Events, limit: int) -> str:
     if figure.lanes and figure.note_before:
         lines.append(f"    Note over {everybody}: {_safe(figure.note_before)}")
     for e in figure.events:
-        here = f"k{figure.place((e.node, e.kernel_id))}"
+        here = f"k{figure.place((e.home, e.kernel_id))}"
         there = f"k{figure.place(_sender(e))}" if e.kind == "send" or e.answers is not None else here
         if e.kind == "send":
             lines.append(f"    {there}->>{here}: {_safe(f'{e.type} {e.number}')}")
@@ -168,7 +178,7 @@ class _Drawing:
     def draw(self) -> None:
         previous: TraceEvent | None = None
         for e in self.figure.events:
-            place = self.figure.place((e.node, e.kernel_id))
+            place = self.figure.place((e.home, e.kernel_id))
             if e.kind == "send":
                 self._send(e, place)
             elif e.kind == "start":
@@ -201,7 +211,7 @@ class _Drawing:
         return self.y
 
     def _send(self, event: TraceEvent, place: int) -> None:
-        delivery = self._deliveries.get((event.node, event.number))
+        delivery = self._deliveries.get((event.home, event.number))
         waited = delivery.waited if delivery is not None else None
         title = f"#{event.number} to {event.kernel_id}: {message_text(event)}"
         if event.cause is not None:
@@ -218,7 +228,7 @@ class _Drawing:
             self.marks["head"].append(f"<path d='M{x + 21:g} {y:g}l-6-3.5v7z'/>")
             self._label(x + 26, y + 4, self.space - 44, f"sends {event.type}", "", message_text(event), "start")
             return
-        asked = self._deliveries.get((event.node, event.answers))
+        asked = self._deliveries.get((event.home, event.answers))
         took = (event.time - asked.sent) / 1e9 if asked is not None and asked.sent is not None else None
         title = f"reply of {event.kernel_id} to #{event.answers}: {message_text(event)}"
         if took is not None:
@@ -275,13 +285,13 @@ class _Drawing:
     def _draw_bars(self) -> None:
         free = dict.fromkeys(range(len(self.figure.lanes)), 0.0)
         for start, _, end in Events(self.figure.events).handlings:
-            place = self.figure.place((start.node, start.kernel_id))
+            place = self.figure.place((start.home, start.kernel_id))
             if self.figure.lanes[place] == REST:
                 continue
             top = max(self._rows[start.stamp], free[place])
             bottom = self.y if end is None else self._rows[end.stamp] - (0 if end.kind == "end" else 8)
             free[place] = bottom
-            delivery = self._deliveries[start.node, start.number]
+            delivery = self._deliveries[start.home, start.number]
             title = f"{start.kernel_id} handles #{start.number}: {message_text(start)}"
             if delivery.handled is not None:
                 title += f"; {delivery.fate} after {duration(delivery.handled)}"
@@ -303,7 +313,7 @@ def svg(events: Events, limit: int) -> str:
         x, room = drawing.x(place), drawing.space - 16
         name = figure.name(lane)
         dashed = " stroke-dasharray='3 3'" if lane in (None, REST) else ""
-        node = lane[0] if lane is not None and lane != REST and figure.names_nodes else ""
+        node = figure.nodes.get(lane, "")
         shown = [node, lane[1]] if lane is not None and node else [name]
         first = HEAD / 2 + (-1 if len(shown) == 2 else 4)
         heads.append(
@@ -366,7 +376,7 @@ def page(events: Events, limit: int) -> str:
 
 
 def _same(one: TraceEvent, other: TraceEvent) -> bool:
-    return (one.node, one.number) == (other.node, other.number)
+    return (one.home, one.number) == (other.home, other.number)
 
 
 def _text(x: float, y: float, text: str, look: str = "") -> str:

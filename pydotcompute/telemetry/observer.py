@@ -11,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .clock import Stamp
 
 _numbers = count(1)
 
@@ -116,3 +119,11 @@ class Observer:
 
     def changed(self, kernel_id: str, state: str) -> None:
         """The kernel has come into another state of its life."""
+
+    def elsewhere(self, stamp: Stamp, what: str, *args: Any) -> None:
+        """What a ring kernel on another node of a cluster has done, and when it has: word of it comes later.
+
+        `what` is the name of one of the methods above, which is called unless this one is overridden, and `args` are
+        its arguments.
+        """
+        getattr(self, what)(*args)

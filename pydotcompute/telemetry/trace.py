@@ -58,10 +58,13 @@ class TraceEvent(NamedTuple):
     """Nanoseconds since the epoch, by a clock that runs steadily throughout one trace."""
     stamp: Stamp
     """Its place in the order of the events of all machines."""
+    home: str
+    """The process that has numbered the deliveries: `node`, but for a ring kernel on a node of a cluster that of the
+    runtime which has launched it there."""
 
     @property
     def node(self) -> str:
-        """The process that it happened in."""
+        """The process that it happened in, or the name of the node of a cluster."""
         return self.stamp.node
 
     def __repr__(self) -> str:
@@ -175,6 +178,11 @@ class Events(Sequence[TraceEvent]):
         """
         if n < 0:
             raise ValueError(f"n must be 0 or more, not {n!r}")
+        stretch = self._stretch(n, until)
+        return Events(_in_order(stretch), stretch.left_out)
+
+    def _stretch(self, n: int, until: int | None = None) -> Events:
+        """`latest`, in the order in which they were recorded."""
         events, left_out = self._all()
         end = len(events) if until is None else min(max(until - left_out, 0), len(events))
         start = max(end - n, 0)
@@ -228,7 +236,7 @@ class Events(Sequence[TraceEvent]):
             (
                 e
                 for e in events
-                if (e.node, e.number) in members or ((e.kind, e.number) == late and (e.node, e.cause) in members)
+                if (e.home, e.number) in members or ((e.kind, e.number) == late and (e.home, e.cause) in members)
             ),
             left_out,
         )
@@ -263,13 +271,13 @@ class Events(Sequence[TraceEvent]):
         for e in self:
             if e.number is None or e.kind == "reply":
                 continue
-            key = (e.node, e.number)
+            key = (e.home, e.number)
             now = made.get(key)
             if now is None:
                 if e.kind not in ("send", "enqueue", "start"):
                     continue
                 now = made[key] = dict.fromkeys(TracedDelivery._fields)
-                now.update({name: getattr(e, name) for name in TracedDelivery._fields if hasattr(e, name)})
+                now.update({name: getattr(e, name) for name in TracedDelivery._fields if hasattr(e, name)}, node=e.home)
             now["attempts"] = max(now["attempts"], e.attempts + (e.kind == "crash"))
             if e.kind == "send":
                 now.update(sent=e.time, fate="sent")
@@ -294,8 +302,8 @@ class Events(Sequence[TraceEvent]):
         latest: dict[tuple[str, str], Handling] = {}  # of each kernel, of those that have ended
         done: list[Handling] = []
         for e in self:
-            key = (e.node, e.number)
-            kernel = (e.node, e.kernel_id)
+            key = (e.home, e.number)
+            kernel = (e.home, e.kernel_id)
             if e.kind == "start":
                 found[key] = Handling(e, e.time, None)
             elif e.kind in ("end", "crash", "drop") and key in found:
@@ -305,7 +313,7 @@ class Events(Sequence[TraceEvent]):
                 done.append(latest[kernel])
         in_hand: dict[tuple[str, str], Handling] = {}
         for start, _, _ in found.values():
-            kernel = (start.node, start.kernel_id)
+            kernel = (start.home, start.kernel_id)
             last = latest.get(kernel)
             if last is None or last.start.time < start.time:  # else its end came while nothing was recorded
                 ended = last.end.time if last is not None and last.end is not None else 0
@@ -321,8 +329,7 @@ class Events(Sequence[TraceEvent]):
         another machine, pickle its `events`; one with ``messages=False`` needs no classes of yours there.
         """
         parts = [trace._all() for trace in traces]
-        events = sorted((e for part, _ in parts for e in part), key=attrgetter("stamp"))
-        return Events(events, sum(left_out for _, left_out in parts))
+        return Events(_in_order(e for part, _ in parts for e in part), sum(left_out for _, left_out in parts))
 
     # -- to take elsewhere ---------------------------------------------------------------------------------------------
 
@@ -402,7 +409,7 @@ class Events(Sequence[TraceEvent]):
         text = _plural(len(events), "event")
         if events:
             times = [e.time for e in events]
-            text += f" at {_plural(len({(e.node, e.kernel_id) for e in events}), 'kernel')}"
+            text += f" at {_plural(len({(e.home, e.kernel_id) for e in events}), 'kernel')}"
             if len(events) > 1:
                 text += f" in {duration((max(times) - min(times)) / 1e9)}"
         nouns: dict[Kind, tuple[str, str]] = {
@@ -448,7 +455,7 @@ def _noting(kind: Kind) -> Any:
             (next(self._numbers), wall if wall > clock.heard else clock.heard, next(clock.counter), at, kind,
              delivery.kernel_id, delivery.number, None if cause is None else cause.number, delivery.source,
              message if self.messages else _brief(message), None,
-             delivery.attempts, "")
+             delivery.attempts, "", None)
         )  # fmt: skip
 
     return note
@@ -462,6 +469,9 @@ class Trace(Events, Observer):
 
     A compiled ring kernel starts a message, as seen from here, when the message is put into its ring, and replies and
     ends when the runtime gets the answer back.
+
+    What a ring kernel on a node of a cluster does is stamped there, and takes its place in the order when word of it is
+    here: up to half a second later.
 
     Args:
         runtime: what `start` observes.
@@ -496,6 +506,7 @@ class Trace(Events, Observer):
             self.kernels = frozenset(ids)
         self._runtime = runtime
         self._recording = False
+        self._is_mixed = False  # some of it happened on nodes of a cluster, and was told later
         self._numbers = count()
         self._log: deque[_Raw] = deque(maxlen=limit)
         self._epoch = self.clock.offset  # the same throughout, so that durations are right
@@ -561,7 +572,7 @@ class Trace(Events, Observer):
         self._log.append(
             (next(self._numbers), max(at + clock.offset, clock.heard), next(clock.counter), at, kind, kernel_id,
              number, by, source, message if self.messages or message is None else _brief(message),
-             None if answers is None else answers.number, attempts, detail)
+             None if answers is None else answers.number, attempts, detail, None)
         )  # fmt: skip
 
     def replied(self, delivery: Delivery | None, kernel_id: str, reply: Any, answers: Delivery | None) -> None:
@@ -590,6 +601,12 @@ class Trace(Events, Observer):
     def changed(self, kernel_id: str, state: str) -> None:
         self._note("state", kernel_id, None, None, state)
 
+    def elsewhere(self, stamp: Stamp, what: str, *args: Any) -> None:
+        getattr(self, what)(*args)
+        number, _, _, _, *rest = self._log.pop()
+        self._log.append((number, stamp.wall, stamp.logical, stamp.wall - self._epoch, *rest[:-1], stamp.node))
+        self._is_mixed = True
+
     # -- reading -------------------------------------------------------------------------------------------------------
 
     def _snapshot(self) -> list[_Raw]:
@@ -608,7 +625,8 @@ class Trace(Events, Observer):
                 continue
 
     def _all(self) -> tuple[list[TraceEvent], int]:
-        return self._read(self._snapshot())
+        events, left_out = self._read(self._snapshot())
+        return _in_order(events) if self._is_mixed else events, left_out
 
     def _read(self, raw: list[_Raw]) -> tuple[list[TraceEvent], int]:
         kept, epoch, node = self.messages, self._epoch, self.clock.node
@@ -641,9 +659,7 @@ class Trace(Events, Observer):
         except IndexError:
             return 0
 
-    def latest(self, n: int, until: int | None = None) -> Events:
-        if n < 0:
-            raise ValueError(f"n must be 0 or more, not {n!r}")
+    def _stretch(self, n: int, until: int | None = None) -> Events:
         for _ in range(10):
             now = self.recorded
             end = now if until is None else min(max(until, 0), now)
@@ -669,9 +685,10 @@ class Trace(Events, Observer):
 _Key = tuple[str, int | None]
 """Node and number of a delivery."""
 
-_Raw = tuple[int, int, int, int, Kind, str, int | None, int | None, str | None, Any, int | None, int, str]
+_Raw = tuple[int, int, int, int, Kind, str, int | None, int | None, str | None, Any, int | None, int, str, str | None]
 """An event as it is recorded: how many came before, the stamp's wall time and counter, the steady clock, kind, kernel,
-number of the delivery, cause, source, the message or its `_brief`, answers, attempts, detail."""
+number of the delivery, cause, source, the message or its `_brief`, answers, attempts, detail, the node if it happened
+elsewhere."""
 
 
 def _brief(message: Any) -> tuple[str, Any]:
@@ -684,7 +701,7 @@ def _id_of(message: Any) -> Any:
 
 
 def _event(raw: _Raw, kept: bool, epoch: int, node: str) -> TraceEvent:
-    _, wall, logical, at, kind, kernel_id, number, cause, source, message, answers, attempts, detail = raw
+    _, wall, logical, at, kind, kernel_id, number, cause, source, message, answers, attempts, detail, elsewhere = raw
     if not kept:
         name, message_id = message or ("", None)
         message = None
@@ -705,8 +722,14 @@ def _event(raw: _Raw, kept: bool, epoch: int, node: str) -> TraceEvent:
         attempts,
         detail,
         at + epoch,
-        Stamp(wall, logical, node),
+        Stamp(wall, logical, node if elsewhere is None else elsewhere),
+        node,
     )
+
+
+def _in_order(events: Iterable[TraceEvent]) -> list[TraceEvent]:
+    """As they happened: word of what happens on nodes of a cluster comes later."""
+    return sorted(events, key=attrgetter("stamp"))
 
 
 _DTYPES = {"number": "Int64", "cause": "Int64", "answers": "Int64", "attempts": "int64"}
@@ -715,7 +738,7 @@ _DTYPES = {"number": "Int64", "cause": "Int64", "answers": "Int64", "attempts": 
 def _causes(events: Iterable[TraceEvent]) -> dict[_Key, _Key | None]:
     """By what each delivery was caused."""
     return {
-        (e.node, e.number): None if e.cause is None else (e.node, e.cause)
+        (e.home, e.number): None if e.cause is None else (e.home, e.cause)
         for e in events
         if e.number is not None and e.kind != "reply"  # which names what its ask was caused by
     }
@@ -725,9 +748,9 @@ def _keys_of(message: Any, events: Sequence[TraceEvent]) -> set[_Key]:
     """Those deliveries that `Events.chain` was asked for."""
     by_number = isinstance(message, int) and not isinstance(message, bool)
     if by_number:
-        keys = {(e.node, e.number) for e in events if e.number == message}
+        keys = {(e.home, e.number) for e in events if e.number == message}
     else:
-        keys = {(e.node, e.number) for e in events if e.message is message and e.number is not None}
+        keys = {(e.home, e.number) for e in events if e.message is message and e.number is not None}
     if not keys:
         hint = "" if by_number else "; give the number of its delivery if the trace keeps no messages"
         raise LookupError(f"there is no message {_shortened.repr(message)} among these events{hint}")

@@ -17,6 +17,7 @@ import pytest
 from pydotcompute import KernelContext, RingKernelRuntime, UnifiedBuffer, message, ring_kernel
 from pydotcompute.cluster import wire
 from pydotcompute.exceptions import ClusterError, DefinitionError, MessageEncodeError
+from pydotcompute.telemetry.clock import process_clock
 
 
 @message
@@ -266,4 +267,4 @@ async def test_a_body_that_blocks_is_no_lost_node(ray: Any) -> None:
 
 
 def test_the_version_of_the_wire_is_part_of_it() -> None:
-    assert wire.packed(1, [])[1] == wire.VERSION
+    assert wire.packed(1, [], process_clock().tick())[1] == wire.VERSION

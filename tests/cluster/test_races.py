@@ -30,6 +30,7 @@ from pydotcompute.exceptions import (
     QueueTimeoutError,
     RuntimeClosedError,
 )
+from pydotcompute.telemetry.clock import process_clock
 
 
 @message
@@ -100,7 +101,7 @@ async def test_a_frame_of_a_host_that_makes_no_sense_is_refused_and_counted(ray:
             assert await kernel.ask("tell") == []
             link = runtime.nodes[f"node-{i + 1}"]._link
             assert link is not None
-            link._come(wire.packed(link._received + 1, [item]))
+            link._come(wire.packed(link._received + 1, [item], process_clock().tick()))
             node = runtime.nodes[f"node-{i + 1}"]
             assert node.state == "lost"
             assert "a frame of it is refused" in node.reason

@@ -20,6 +20,7 @@ from pydotcompute.exceptions import (
     QueueFullError,
     RemoteError,
 )
+from pydotcompute.telemetry.clock import Stamp
 
 
 @message
@@ -31,7 +32,7 @@ GOOD: list[list[Any]] = [
     ["messages", 1, 1, [b"a", 0, b"c"], [0, 2], None],
     ["messages", 1, 4, [b"a", b"b"], [], [None, 3]],
     ["records", 1, 6, 2, b"0123456789abcdef", -1],
-    ["forget", 1, 4],
+    ["watch", 1, True],
     ["credit", 1, 17],
     ["call", 1, 1, "deactivate", b""],
     ["teach", [b"code"]],
@@ -40,29 +41,44 @@ GOOD: list[list[Any]] = [
 ]
 
 
+GOOD_BACK: list[list[Any]] = [
+    ["seen", 1, [[wire.START, 4, 10, 2, None], [wire.REPLY, 4, 10, 3, [4, b"reply"]], [wire.END, 4, 11, 4, None]]],
+    ["seen", 1, [[wire.FAILED, 5, 12, 5, None], [wire.LOST, 0, 13, 6, ["late", "too late", b"reply"]]]],
+    ["tell", "target", b"message", None, [1, 4]],
+    ["tell", "target", b"message", 3, None],
+    ["ask", 7, "target", b"message", None, 1.5, [1, 0]],
+    ["publish", 8, "topic", b"message", None],
+]
+NOW = Stamp(1_700_000_000_000_000_000, 5, "here")
+
+
 def test_what_is_packed_is_unpacked() -> None:
-    assert wire.unpacked(wire.packed(3, GOOD), wire.TO_HOST, beside=1) == (3, GOOD)
+    assert wire.unpacked(wire.packed(3, GOOD, NOW), wire.TO_HOST, beside=1) == (3, GOOD, NOW[:2])
+    assert wire.unpacked(wire.packed(4, GOOD_BACK, NOW), wire.FROM_HOST) == (4, GOOD_BACK, NOW[:2])
 
 
 BAD: list[tuple[Any, str]] = [
     (b"", "not a frame"),
     (b"\xc1", "not a frame"),
-    (msgpack.packb("text"), "version, number and items"),
-    (msgpack.packb([wire.VERSION, 1]), "version, number and items"),
-    (msgpack.packb([wire.VERSION, 1, {}]), "version, number and items"),
-    (msgpack.packb([wire.VERSION + 1, 1, []]), "version 2, not 1: install the same"),
-    (msgpack.packb([wire.VERSION, "1", []]), "number '1'"),
-    (msgpack.packb([wire.VERSION, True, []]), "number True"),
+    (msgpack.packb("text"), "version, number, items and stamp"),
+    (msgpack.packb([wire.VERSION, 1]), "version, number, items and stamp"),
+    (msgpack.packb([wire.VERSION, 1, {}, [0, 0]]), "version, number, items and stamp"),
+    (msgpack.packb([wire.VERSION + 1, 1, [], [0, 0]]), "version 2, not 1: install the same"),
+    (msgpack.packb([wire.VERSION, "1", [], [0, 0]]), "number '1'"),
+    (msgpack.packb([wire.VERSION, True, [], [0, 0]]), "number True"),
+    (msgpack.packb([wire.VERSION, 1, [], [0]]), r"stamp \[0\]"),
+    (msgpack.packb([wire.VERSION, 1, [], [0, 1.5]]), r"stamp \[0, 1.5\]"),
 ]
 BAD_ITEMS: list[tuple[Any, str]] = [
     ("messages", "no item"),
     ([], "no item"),
     ([1], "no item"),
     (["unknown", 1], "no item"),
-    (["forget", 1], "no item"),
-    (["forget", 1, 2, 3], "no item"),
-    (["forget", 1, "2"], "no item"),
-    (["forget", 1, True], "no item"),
+    (["credit", 1], "no item"),
+    (["credit", 1, 2, 3], "no item"),
+    (["credit", 1, "2"], "no item"),
+    (["credit", 1, True], "no item"),
+    (["watch", 1, 1], "no item"),
     (["messages", 1, 1, ["text"], [], None], "no item"),
     (["messages", 1, 1, [b"a"], [1], None], "an ask of a message that is not there"),
     (["messages", 1, 1, [b"a"], [-1], None], "an ask of a message that is not there"),
@@ -82,13 +98,33 @@ def test_what_is_no_frame_is_refused(data: Any, words: str) -> None:
 @pytest.mark.parametrize(("item", "words"), BAD_ITEMS)
 def test_an_item_that_makes_no_sense_is_refused(item: Any, words: str) -> None:
     with pytest.raises(MessageDecodeError, match=words):
-        wire.unpacked(wire.packed(1, [item]), wire.TO_HOST, beside=1)
+        wire.unpacked(wire.packed(1, [item], NOW), wire.TO_HOST, beside=1)
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        (["seen", 1, [[wire.START, 4, 10, 2]]], "no event"),
+        (["seen", 1, [[wire.START, 4, 10, 2.5, None]]], "no event"),
+        (["seen", 1, [[wire.START, 4, 10, 2, "more"]]], "no event"),
+        (["seen", 1, [[5, 4, 10, 2, None]]], "no event"),
+        (["seen", 1, [[wire.REPLY, 4, 10, 2, None]]], "no event"),
+        (["seen", 1, [[wire.REPLY, 4, 10, 2, ["4", b"reply"]]]], "no event"),
+        (["seen", 1, [[wire.LOST, 4, 10, 2, ["late", b"why"]]]], "no event"),
+        (["tell", "target", b"message", None, [1]], "no sender"),
+        (["tell", "target", b"message", None, ["kernel", 4]], "no sender"),
+        (["publish", 8, "topic", b"message", [1, 2, 3]], "no sender"),
+    ],
+)
+def test_what_a_host_tells_that_makes_no_sense_is_refused(item: Any, words: str) -> None:
+    with pytest.raises(MessageDecodeError, match=words):
+        wire.unpacked(wire.packed(1, [item], NOW), wire.FROM_HOST)
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_frame_or_refused(data: bytes) -> None:
     try:
-        number, items = wire.unpacked(data, wire.FROM_HOST)
+        number, items, _ = wire.unpacked(data, wire.FROM_HOST)
     except MessageDecodeError:
         return
     assert type(number) is int

@@ -8,7 +8,7 @@ from reprlib import Repr
 from typing import Any
 
 from ...telemetry import Frame
-from ...telemetry.diagram import _DRAWN, OUTSIDE, Lane, _lanes_of, _mark_text, _sender
+from ...telemetry.diagram import _DRAWN, OUTSIDE, Lane, _lanes_of, _mark_text, _sender, nodes_of
 from ...telemetry.html import _plural, duration, escape
 from ...telemetry.trace import Events, Trace, TraceEvent, one_line
 from ..reports import short_errors
@@ -171,7 +171,7 @@ class SequenceView(LiveWidget):
 
     def _look(self, frame: Frame) -> None:
         # A picture that stays needs its events also when the trace has forgotten them.
-        self._kept = None if self._status == "live" else self._trace.latest(len(self._trace))
+        self._kept = None if self._status == "live" else self._trace._stretch(len(self._trace))
         self._upto = self._trace.recorded
 
     def _content(self, full: bool) -> tuple[dict[str, Any], list[bytes]]:
@@ -214,9 +214,10 @@ class SequenceView(LiveWidget):
         depth = self._limit * DEPTH + 200
         if filtering:
             depth = max(depth, SEARCHED[self._word is not None or self._kept is not None])
-        stretch = self._shown.latest(depth, until)
+        stretch = self._shown._stretch(depth, until)
         self._meet(stretch)
         numbered = list(enumerate(stretch, stretch.left_out))
+        numbered.sort(key=lambda one: one[1].stamp)  # word of what happens on nodes of a cluster comes later
         if filtering:
             numbered = passing(numbered, self._filter)
         places = newest_messages(numbered, self._limit)
@@ -248,14 +249,14 @@ class SequenceView(LiveWidget):
 
     def _event(self, at: int) -> TraceEvent | None:
         """The event of that number in the order of recording, while it is kept."""
-        found = self._shown.latest(1, at + 1)
+        found = self._shown._stretch(1, at + 1)
         return found[0] if len(found) and found.left_out == at else None
 
     def _look_at_selected(self) -> dict[str, Any] | None:
         """What there is to say of the selected message; what was seen of it stays."""
         at = self._selected
         if at is not None and not self._over and (event := self._event(at)) is not None:
-            rest = self._shown.latest(min(AHEAD, self._upto - at), min(at + AHEAD, self._upto))
+            rest = self._shown._stretch(min(AHEAD, self._upto - at), min(at + AHEAD, self._upto))
             self._chosen, self._over = chosen(event, list(enumerate(rest, rest.left_out)))
         return self._chosen
 
@@ -306,12 +307,12 @@ def newest_messages(events: Numbered, limit: int) -> list[int]:
 
     Where there is a backlog, what is handled now was sent long ago: then it is shown as it is taken.
     """
-    sent = {(e.node, e.number) for _, e in events if e.kind == "send"}
+    sent = {(e.home, e.number) for _, e in events if e.kind == "send"}
     places: list[int] = []
     taken: set[_Key] = set()
     for place in range(len(events) - 1, -1, -1):
         e = events[place][1]
-        key = (e.node, e.number)
+        key = (e.home, e.number)
         if e.kind == "send" or (e.kind == "start" and key not in sent and key not in taken):
             taken.add(key)
             places.append(place)
@@ -333,7 +334,7 @@ def passing(events: Numbered, wanted: dict[str, str]) -> Numbered:
     kept: Numbered = []
     found: set[_Key] = set()
     for at, e in events:
-        key = (e.node, e.answers if e.kind == "reply" and e.answers is not None else e.number)
+        key = (e.home, e.answers if e.kind == "reply" and e.answers is not None else e.number)
         known = key[1] is not None and key in found
         if not known and e.kind in ("send", "start", *_MARKS) and all(test(e) for test in tests):
             known = True
@@ -361,18 +362,15 @@ def strip(events: Numbered, order: dict[Lane, None], filtering: bool) -> dict[st
     lanes = [*([None] if None in (there if filtering else known) else []), *kernels[:LANES]]
     others = len(kernels) - LANES
     place = {lane: i for i, lane in enumerate(lanes)}
-    nodes = {lane[0] for lane in kernels}
-    names = [
-        {"name": OUTSIDE if lane is None else _name(lane), "node": lane[0] if lane and len(nodes) > 1 else ""}
-        for lane in lanes
-    ]
+    nodes = nodes_of((e for _, e in events), kernels)
+    names = [{"name": OUTSIDE if lane is None else _name(lane), "node": nodes.get(lane, "")} for lane in lanes]
     if others > 0:
         names.append({"name": f"{others:,} other{'s' * (others > 1)}", "node": ""})
     sent: dict[_Key, int] = {}
     taken: dict[_Key, int] = {}
     fates: dict[_Key, str] = {}
     for _, e in events:
-        key = (e.node, e.number)
+        key = (e.home, e.number)
         if e.kind == "send":
             sent[key] = e.time
         elif e.kind == "start":
@@ -383,14 +381,14 @@ def strip(events: Numbered, order: dict[Lane, None], filtering: bool) -> dict[st
     first = events[0][1].time if events else 0
     items = []
     for at, e in events:
-        lane = place.get((e.node, e.kernel_id), len(lanes))
-        key = (e.node, e.number)
+        lane = place.get((e.home, e.kernel_id), len(lanes))
+        key = (e.home, e.number)
         item: list[Any] = [at, e.kind, (e.time - first) / 1e9]
         if e.kind == "send":
             waited = (taken[key] - e.time) / 1e9 if key in taken else None
             item += [place.get(_sender(e), len(lanes)), lane, e.type, waited, e.number, fates.get(key, "waiting")]
         elif e.kind == "reply":
-            asked = sent.get((e.node, e.answers))
+            asked = sent.get((e.home, e.answers))
             target = None if e.answers is None else place.get(_sender(e), len(lanes))
             item += [lane, target, e.type, None if asked is None else (e.time - asked) / 1e9, e.answers]
         elif e.kind == "start":
@@ -428,12 +426,12 @@ def full_text(message: Any) -> str:
 
 def chosen(event: TraceEvent, rest: Numbered) -> tuple[dict[str, Any], bool]:
     """What there is to say of an event, in words; whether that stays so. `rest` are those from it on."""
-    key = (event.node, event.number)
+    key = (event.home, event.number)
     facts: list[tuple[str, str]] = []
     caused: list[dict[str, Any]] = []
     over = True
     if event.kind in ("send", "start") and event.number is not None:
-        own = [e for _, e in rest if (e.node, e.number) == key]
+        own = [e for _, e in rest if (e.home, e.number) == key]
         (what,) = Events(own).deliveries
         facts += [("from", event.source or OUTSIDE), ("to", event.kernel_id), ("what became of it", what.fate)]
         facts += [("caused by", f"#{event.cause}")] if event.cause is not None else []
@@ -447,12 +445,12 @@ def chosen(event: TraceEvent, rest: Numbered) -> tuple[dict[str, Any], bool]:
         facts += [
             ("answered", full_text(e.message) or e.type)
             for _, e in rest
-            if e.kind == "reply" and (e.node, e.answers) == key
+            if e.kind == "reply" and (e.home, e.answers) == key
         ][:3]
         caused = [
             {"at": at, "text": f"#{e.number} {e.type} → {e.kernel_id}"}
             for at, e in rest
-            if e.kind == "send" and (e.node, e.cause) == key
+            if e.kind == "send" and (e.home, e.cause) == key
         ]
         over = what.fate == "handled" or len(rest) >= AHEAD
         title = f"#{event.number} {event.type}"
