@@ -190,14 +190,14 @@ def test_only_the_newest_events_are_read(shown: Any, watch: Watch, page: Page, m
     trace = Trace()
     tell(trace, 5_000)
     read = []
-    latest = Trace.latest
+    latest = Trace._stretch
 
     def counted(self: Trace, n: int, until: int | None = None) -> Any:
         found = latest(self, n, until)
         read.append(len(found))
         return found
 
-    monkeypatch.setattr(Trace, "latest", counted)
+    monkeypatch.setattr(Trace, "_stretch", counted)
     monkeypatch.setattr(Trace, "_all", None)
     shown(trace, limit=20)
     assert watch.picture()["count"] == 20
