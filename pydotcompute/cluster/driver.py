@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
 
+import numpy as np
+from numpy.typing import NDArray
+
 from .. import __version__
 from ..exceptions import (
     ClusterError,
@@ -324,8 +327,6 @@ class Link:
         self._numbers, self._tokens = count(1), count(1)
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._items: deque[list[Any]] = deque()
-        self._beside: list[bytes] = []
-        self._bytes = 0
         self._sent = self._received = 0  # frames
         self._early: dict[int, list[list[Any]]] = {}  # those that came before their predecessors
         self._flying = 0
@@ -466,18 +467,11 @@ class Link:
                 self._something.clear()
                 await self._something.wait()
             items: list[list[Any]] = []
-            beside: list[bytes] = []
             size = 0
             while self._items and size < FRAME_BYTES:
                 item = self._items.popleft()
                 if item[0] == "messages":
-                    blobs = item[3]
-                    for place, blob in enumerate(blobs):
-                        if len(blob) >= wire.LARGE:
-                            blobs[place] = len(beside)
-                            beside.append(blob)
-                        else:
-                            size += len(blob)
+                    size += sum(n for n in map(len, item[3]) if n < wire.LARGE)
                 elif item[0] == "records":
                     size += len(item[4])
                 items.append(item)
@@ -485,12 +479,15 @@ class Link:
                 continue
             self._sent += 1
             self._flying += 1
-            self._spawn(self._deliver(wire.packed(self._sent, items, self._clock.tick()), beside))
+            self._spawn(self._deliver(*wire.packed(self._sent, items, wire.TO_HOST, self._clock.tick())))
             await asyncio.sleep(0)
 
     async def _deliver(self, data: bytes, beside: list[bytes]) -> None:
         try:
-            refused, answer = await self._handle.call("deliver", data, *beside)
+            # As arrays the engine takes them from the memory where they are.
+            refused, *answer = await self._handle.call(
+                "deliver", data, *(np.frombuffer(one, np.uint8) for one in beside)
+            )
         except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
             self._lose(error)
             return
@@ -500,8 +497,8 @@ class Link:
         if refused is not None:
             self._cluster.refused[self.node.name] += 1
             self._lose(ClusterError(f"it refuses a frame: {refused}"))
-        elif answer:
-            self._come(answer)
+        elif answer[0]:
+            self._come(*answer)
 
     # -- in ------------------------------------------------------------------------------------------------------------
 
@@ -517,21 +514,21 @@ class Link:
                 else:
                     self._lose(TimeoutError(f"it has not answered for {silence:g} s"))
                     return
-                data = calling.result()
+                data, *beside = calling.result()
             except Exception as error:  # noqa: BLE001 - of the engine: whatever it is, the host is gone
                 self._lose(error)
                 return
             finally:
                 calling.cancel()
             if data:
-                self._come(data)
+                self._come(data, *beside)
 
-    def _come(self, data: bytes) -> None:
+    def _come(self, data: bytes, *beside: NDArray[np.uint8]) -> None:
         """A frame has come, perhaps before its predecessor."""
         if self.lost is not None:
             return
         try:
-            number, items, heard = wire.unpacked(data, wire.FROM_HOST)
+            number, items, heard = wire.unpacked(data, wire.FROM_HOST, beside)
             self._hear(*heard)
             wire.expect(number, self._received + 1, self._received + 1 + wire.FRAMES)
             self._early[number] = items

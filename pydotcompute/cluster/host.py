@@ -50,6 +50,9 @@ REPORT = 0.1
 TELLS = 1024
 """Messages that the bodies here may have sent to a ring kernel elsewhere before it has taken the first of them."""
 
+Frame = list[Any]
+"""A frame, and what goes beside it."""
+
 log = logging.getLogger("pydotcompute")
 
 
@@ -66,11 +69,11 @@ class Host:
         assert thread is not None
         self._loop = thread.loop
         self._received = self._gathered = 0  # frames
-        self._frames: deque[tuple[list[list[Any]], tuple[bytes, ...], Future[bytes]]] = deque()
+        self._frames: deque[tuple[list[list[Any]], Future[Frame]]] = deque()
         self._taken_at = [0.0, 0.0]  # when the last two came, by the runtime's loop
         self._turns: dict[int, asyncio.Future[None]] = {}  # of frames that came before their predecessors
         self._taking = False
-        self._next: Future[bytes] | None = None
+        self._next: Future[Frame] | None = None
         self._work = asyncio.Event()
         self._residents: dict[int, _Resident] = {}
         self._numbers: dict[str, int] = {}  # of the kernels, by id
@@ -98,13 +101,13 @@ class Host:
             "gpus": [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu],
         }
 
-    async def deliver(self, data: bytes, *beside: bytes) -> tuple[str | None, bytes]:
-        """Take a frame: why it was refused, None when all in it was put where it goes; and a frame as of `collect`."""
+    async def deliver(self, data: bytes, *beside: NDArray[np.uint8]) -> list[Any]:
+        """Take a frame: why it was refused, None when all in it was put where it goes; and what `collect` gives."""
         try:
-            number, items, heard = wire.unpacked(data, wire.TO_HOST, len(beside))
+            number, items, heard = wire.unpacked(data, wire.TO_HOST, beside)
             wire.expect(number, self._received + 1, self._received + wire.FRAMES)
         except MessageDecodeError as error:
-            return str(error), b""
+            return [str(error), b""]
         with suppress(ValueError):  # the clocks are far apart: the runtime says so
             self._clock.update(Stamp(*heard, "the runtime"))
         if number != self._received + 1:  # the engine has brought a small one past a large one
@@ -113,21 +116,21 @@ class Host:
         self._received = number
         if number + 1 in self._turns:
             self._turns.pop(number + 1).set_result(None)
-        taken: Future[bytes] = Future()
-        self._loop.call_soon_threadsafe(self._take, items, beside, taken)
+        taken: Future[Frame] = Future()
+        self._loop.call_soon_threadsafe(self._take, items, taken)
         try:
-            return None, await asyncio.wrap_future(taken)
+            return [None, *await asyncio.wrap_future(taken)]
         except Exception as error:  # noqa: BLE001 - told to who has sent it
-            return f"{type(error).__name__}: {error}", b""
+            return [f"{type(error).__name__}: {error}", b""]
 
-    async def collect(self) -> bytes:
-        """The next frame of what there is to say, or b"" after a while of nothing."""
+    async def collect(self) -> Frame:
+        """The next frame of what there is to say and what goes beside it, or [b""] after a while of nothing."""
         if self._next is None:
             self._next = hop(self._gather_soon(), self._loop)
         waiting = asyncio.wrap_future(self._next)
         done, _ = await asyncio.wait({waiting}, timeout=BEAT)
         if not done:
-            return b""  # it stays for the next call
+            return [b""]  # it stays for the next call
         self._next = None
         return waiting.result()
 
@@ -138,9 +141,9 @@ class Host:
 
     # -- in: on the runtime's loop -------------------------------------------------------------------------------------
 
-    def _take(self, items: list[list[Any]], beside: tuple[bytes, ...], taken: Future[bytes]) -> None:
+    def _take(self, items: list[list[Any]], taken: Future[Frame]) -> None:
         self._taken_at = [self._taken_at[1], self._loop.time()]
-        self._frames.append((items, beside, taken))
+        self._frames.append((items, taken))
         if not self._taking:
             self._taking = True
             self._spawn(self._take_all())
@@ -149,10 +152,10 @@ class Host:
         """One frame after the other, also where one has to wait for room."""
         try:
             while self._frames:
-                items, beside, taken = self._frames.popleft()
+                items, taken = self._frames.popleft()
                 try:
                     for kind, *fields in items:
-                        await self._take_item(kind, fields, beside)
+                        await self._take_item(kind, fields)
                 except Exception as error:  # noqa: BLE001 - told to who has sent it
                     taken.set_exception(error)
                 else:
@@ -161,12 +164,11 @@ class Host:
         finally:
             self._taking = False
 
-    async def _take_item(self, kind: str, fields: list[Any], beside: tuple[bytes, ...]) -> None:
+    async def _take_item(self, kind: str, fields: list[Any]) -> None:
         if kind == "messages":
             number, first, blobs, asked, instances = fields
             if (resident := self._residents.get(number)) is not None:
-                whole = [_whole(blob, beside) for blob in blobs]
-                await resident.in_turn(len(whole), resident.take(first, whole, set(asked), instances))
+                await resident.in_turn(len(blobs), resident.take(first, blobs, set(asked), instances))
         elif kind == "records":
             number, first, n, data, instance = fields
             if (resident := self._residents.get(number)) is not None:
@@ -346,16 +348,16 @@ class Host:
         with suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self.say, *item)
 
-    async def _gather_soon(self) -> bytes:
+    async def _gather_soon(self) -> Frame:
         while True:
             self._work.clear()
             before, last = self._taken_at
             if last - before < GLANCE and (wait := last + GLANCE - self._loop.time()) > 0:
                 await asyncio.sleep(wait)  # frames come close together: what there is to say goes back with them
                 continue
-            data, pause = self._gather()
-            if data:
-                return data
+            frame, pause = self._gather()
+            if frame[0]:
+                return frame
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._work.wait(), pause)
 
@@ -370,16 +372,18 @@ class Host:
         self._runtime._launches += 1
         kernel._retire()
 
-    def _gather(self) -> tuple[bytes, float | None]:
-        """A frame of what there is to say, or b""; and the seconds until there may be more, None: nobody is here."""
+    def _gather(self) -> tuple[Frame, float | None]:
+        """A frame of what there is to say, or [b""]; and the seconds until there may be more, None: nobody is here."""
         pause = BEAT if self._residents else None
         for resident in list(self._residents.values()):
             pause = min(resident.report(self._items), pause or BEAT)
         if not self._items:
-            return b"", pause
+            return [b""], pause
         items, self._items = self._items, []
         self._gathered += 1
-        return wire.packed(self._gathered, items, self._clock.tick()), pause
+        data, beside = wire.packed(self._gathered, items, wire.FROM_HOST, self._clock.tick())
+        # As arrays the engine takes them from the memory where they are.
+        return [data, *(np.frombuffer(blob, np.uint8) for blob in beside)], pause
 
     def number_of(self, kernel_id: str | None) -> int:
         return self._numbers.get(kernel_id, 0) if kernel_id is not None else 0
@@ -904,10 +908,6 @@ def _encoded(message: Any) -> bytes | None:
         return wire.encoded(message)
     except PyDotComputeError:
         return None
-
-
-def _whole(blob: bytes | int, beside: tuple[bytes, ...]) -> bytes:
-    return beside[blob] if isinstance(blob, int) else blob
 
 
 def _code(data: bytes) -> Any:

@@ -293,9 +293,10 @@ class Lane:
         self._failed.clear()
         return last
 
-    def _decoded(self, blob: bytes) -> Any:
+    def _decoded(self, blob: bytes | memoryview) -> Any:
         """A reply; the very object that observers were told of."""
-        return self._replies_seen.pop(blob) if blob in self._replies_seen else wire.decoded(blob)
+        seen = self._replies_seen
+        return seen.pop(blob) if seen and type(blob) is bytes and blob in seen else wire.decoded(blob)
 
 
 def _unread(blob: bytes) -> str:

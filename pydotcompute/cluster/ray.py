@@ -114,6 +114,18 @@ class Engine:
             text = " ".join(str(error).split())
             if "ersion mismatch" in text:
                 raise ClusterError(f"the cluster runs another Ray or Python than this process: {text}") from error
+            if "Failed to connect" in text and address != "local":
+                hint = (
+                    ""
+                    if os.environ.get("RAY_AUTH_MODE") == "token"
+                    else (
+                        " If it was started with RAY_AUTH_MODE=token, this process needs that in its environment before Ray "
+                        "is imported, and the token in ~/.ray/auth_token."
+                    )
+                )
+                raise ClusterError(
+                    f"the cluster at {address} answers, and does not let this process in: {text}.{hint}"
+                ) from error
             raise ClusterError(f"Ray does not start: {text or type(error).__name__}") from error
 
     async def places(self, loop: asyncio.AbstractEventLoop) -> list[Place]:

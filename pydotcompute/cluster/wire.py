@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import builtins
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import numpy as np
 from msgpack import packb, unpackb
+from numpy.typing import NDArray
 
 from ..exceptions import MessageDecodeError, MessageEncodeError
 from ..messages import decode, encode, is_message_type
@@ -33,7 +35,9 @@ CAUSES = 16
 """Causes of an error that go with it: they may be a circle."""
 
 Blob = (bytes, int)
-"""An encoded message, or the number of one that goes beside the frame."""
+"""An encoded message or records, or the place of what goes beside the frame."""
+Answer = (bytes, int, list, type(None))
+"""The same of a reply; or an error; or None: there is no reply."""
 
 Sender = (list, type(None))
 """[kernel, number of the message that it has in hand or 0] of a body, as far as it is observed."""
@@ -45,19 +49,19 @@ or 0, and the reply or None; about what is lost: its kind, the reason, and the m
 TO_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "messages": (int, int, [Blob], [int], (list, type(None))),
     # kernel, number of the first, messages, which of them are asked, the instance of each or None
-    "records": (int, int, int, bytes, int),  # kernel, number of the first, how many, records, instance or -1
+    "records": (int, int, int, Blob, int),  # kernel, number of the first, how many, records, instance or -1
     "watch": (int, bool),  # kernel, whether it is to be told what becomes of each message
     "credit": (int, int),  # kernel, how many of its replies were taken
     "call": (int, int, str, bytes),  # token, kernel or 0, verb, arguments
     "teach": ([bytes],),  # classes of messages: code
-    "answer": (int, bool, object),  # token of an ask of a body, whether there is one, the reply or an error
+    "answer": (int, bool, Answer),  # token of an ask of a body, whether there is one, the reply or an error
     "sent": (str, int, object),  # target, how many messages of the bodies here it was sent, None or an error
 }
 FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "done": (int, int),  # kernel, how many messages it is done with
     "answers": (int, [list]),  # kernel, [number, whether there is one, the reply or an error] for each
-    "replies": (int, [bytes]),
-    "records": (int, int, bytes),  # kernel, how many, replies
+    "replies": (int, [Blob]),
+    "records": (int, int, Blob),  # kernel, how many, replies
     "counters": (int, bytes, dict, str),  # kernel, its row, messages it has sent to whom, what it waits for
     "restarted": (int, int, [list], object),  # kernel, how often, when and what for, the last error or None
     "ended": (int, object, str),  # kernel, None or an error, why it was not started again
@@ -67,10 +71,10 @@ FROM_HOST: Final[dict[str, tuple[Any, ...]]] = {
     "print": (int, str),  # kernel, text
     "log": (int, int, str),  # kernel or 0, level, text
     "seen": (int, [list]),  # kernel, [what, number of the message or 0, wall time and count of the stamp, about it]
-    "tell": (str, bytes, object, Sender),  # target, message, instance or None, who sends it
-    "ask": (int, str, bytes, object, object, Sender),
+    "tell": (str, Blob, object, Sender),  # target, message, instance or None, who sends it
+    "ask": (int, str, Blob, object, object, Sender),
     # token, target, message, instance or None, timeout or None, who asks
-    "publish": (int, str, bytes, Sender),  # token, topic, message, who publishes
+    "publish": (int, str, Blob, Sender),  # token, topic, message, who publishes
     "find": (int, str),  # token, target: is there such a kernel?
 }
 
@@ -112,17 +116,26 @@ def decoded(data: bytes | memoryview) -> Any:
     return message.value if type(message) is Plain else message
 
 
-def packed(number: int, items: list[list[Any]], stamp: Stamp) -> bytes:
-    """A frame."""
+def packed(
+    number: int, items: list[list[Any]], kinds: dict[str, tuple[Any, ...]], stamp: Stamp
+) -> tuple[bytes, list[bytes]]:
+    """A frame, and what goes beside it: in the items, which are changed, its place is left."""
+    beside: list[bytes] = []
+    for item in items:
+        for values, place in _blobs(item, kinds[item[0]], lambda blobs: max(map(len, blobs), default=0) >= LARGE):
+            blob = values[place]
+            if type(blob) is bytes and len(blob) >= LARGE:
+                values[place] = len(beside)
+                beside.append(blob)
     # What a body prints, or an error says, may hold halves of surrogate pairs: names of files for one.
     data: bytes = packb([VERSION, number, items, stamp[:2]], use_bin_type=True, unicode_errors="surrogatepass")
-    return data
+    return data, beside
 
 
 def unpacked(
-    data: Any, kinds: dict[str, tuple[Any, ...]], beside: int = 0
+    data: Any, kinds: dict[str, tuple[Any, ...]], beside: Sequence[bytes | NDArray[np.uint8]] = ()
 ) -> tuple[int, list[list[Any]], tuple[int, int]]:
-    """The number of a frame, its items, all of them of these kinds, and the stamp; `beside` messages go beside it.
+    """The number of a frame, its items, all of them of these kinds and with what goes beside it, and the stamp.
 
     Raises:
         MessageDecodeError: anything else.
@@ -145,20 +158,40 @@ def unpacked(
             raise MessageDecodeError(f"no item of a frame: {_shown(item)}")
         if item[0] == "seen" and not all(_is_event(event) for event in item[2]):
             raise MessageDecodeError(f"no event of a message: {_shown(item)}")
+        if item[0] == "answers" and not all(_are(answer, int, bool, Answer) for answer in item[2]):
+            raise MessageDecodeError(f"no answer to an ask: {_shown(item)}")
         if item[0] in ("tell", "ask", "publish") and not (item[-1] is None or _are(item[-1], int, int)):
             raise MessageDecodeError(f"no sender of a message: {_shown(item)}")
         if item[0] == "messages":
             blobs, asked, instances = item[3:6]
-            if any(isinstance(blob, int) and not 0 <= blob < beside for blob in blobs):
-                raise MessageDecodeError("a message beside the frame is missing")
             if instances is not None and len(instances) != len(blobs):
                 raise MessageDecodeError(f"{len(blobs)} messages for {len(instances)} instances")
             if any(not 0 <= place < len(blobs) for place in asked):
                 raise MessageDecodeError("an ask of a message that is not there")
+        for values, place in _blobs(item, fields, lambda blobs: set(map(type, blobs)) != {bytes}):
+            if type(values[place]) is int:
+                if not 0 <= values[place] < len(beside):
+                    raise MessageDecodeError("a message beside the frame is missing")
+                blob = beside[values[place]]
+                values[place] = blob if isinstance(blob, bytes) else memoryview(blob)
     stamp = frame[3]
     if not _are(stamp, int, int):
         raise MessageDecodeError(f"a frame with the stamp {_shown(stamp)}")
     return frame[1], frame[2], (stamp[0], stamp[1])
+
+
+def _blobs(
+    item: list[Any], fields: tuple[Any, ...], matters: Callable[[list[Any]], bool]
+) -> Iterator[tuple[list[Any], int]]:
+    """Where in an item messages and records are; of whole lists, if that matters."""
+    if item[0] == "answers":
+        yield from ((answer, 2) for answer in item[2])
+        return
+    for place, field in enumerate(fields, 1):
+        if field is Blob or field is Answer:
+            yield item, place
+        elif field == [Blob] and matters(item[place]):
+            yield from ((item[place], i) for i in range(len(item[place])))
 
 
 def expect(number: int, first: int, last: int) -> None:

@@ -226,10 +226,10 @@ async def test_a_frame_that_makes_no_sense_is_refused_and_counted(ray: Any, idle
         await kernel.activate()
         node = runtime.nodes["node-1"]
         assert node._link is not None
-        node._link.say("nonsense", 1)
+        node._link.say("credit", 1)
         while node.state == "alive":
             await asyncio.sleep(0.01)
-        assert "it refuses a frame: no item of a frame: ['nonsense', 1]" in node.reason
+        assert "it refuses a frame: no item of a frame: ['credit', 1]" in node.reason
         assert runtime._the_cluster().refused == {"node-1": 1}
         assert await runtime.wait_ended("idle", timeout=10) == "FAILED"
         assert runtime.nodes["node-2"].state == "alive"
@@ -267,4 +267,4 @@ async def test_a_body_that_blocks_is_no_lost_node(ray: Any) -> None:
 
 
 def test_the_version_of_the_wire_is_part_of_it() -> None:
-    assert wire.packed(1, [], process_clock().tick())[1] == wire.VERSION
+    assert wire.packed(1, [], wire.TO_HOST, process_clock().tick())[0][1] == wire.VERSION

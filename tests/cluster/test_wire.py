@@ -1,5 +1,6 @@
 """Frames: what is written is read, and nothing else is."""
 
+import copy
 import subprocess
 import sys
 import threading
@@ -29,14 +30,17 @@ class Note:
 
 
 GOOD: list[list[Any]] = [
-    ["messages", 1, 1, [b"a", 0, b"c"], [0, 2], None],
+    ["messages", 1, 1, [b"a", b"b" * wire.LARGE, b"c"], [0, 2], None],
     ["messages", 1, 4, [b"a", b"b"], [], [None, 3]],
     ["records", 1, 6, 2, b"0123456789abcdef", -1],
     ["watch", 1, True],
     ["credit", 1, 17],
     ["call", 1, 1, "deactivate", b""],
     ["teach", [b"code"]],
+    ["records", 1, 8, 1, b"r" * wire.LARGE, -1],
     ["answer", 3, True, b"reply"],
+    ["answer", 4, True, b"reply" * wire.LARGE],
+    ["answer", 5, False, ["ValueError", "wrong", "", None]],
     ["sent", "target", 4, None],
 ]
 
@@ -44,7 +48,14 @@ GOOD: list[list[Any]] = [
 GOOD_BACK: list[list[Any]] = [
     ["seen", 1, [[wire.START, 4, 10, 2, None], [wire.REPLY, 4, 10, 3, [4, b"reply"]], [wire.END, 4, 11, 4, None]]],
     ["seen", 1, [[wire.FAILED, 5, 12, 5, None], [wire.LOST, 0, 13, 6, ["late", "too late", b"reply"]]]],
-    ["tell", "target", b"message", None, [1, 4]],
+    ["replies", 1, [b"reply", b"r" * wire.LARGE]],
+    ["records", 1, 1, b"r" * wire.LARGE],
+    [
+        "answers",
+        1,
+        [[4, True, b"reply"], [5, True, b"r" * wire.LARGE], [6, True, None], [7, False, ["E", "", "", None]]],
+    ],
+    ["tell", "target", b"message" * wire.LARGE, None, [1, 4]],
     ["tell", "target", b"message", 3, None],
     ["ask", 7, "target", b"message", None, 1.5, [1, 0]],
     ["publish", 8, "topic", b"message", None],
@@ -52,9 +63,16 @@ GOOD_BACK: list[list[Any]] = [
 NOW = Stamp(1_700_000_000_000_000_000, 5, "here")
 
 
-def test_what_is_packed_is_unpacked() -> None:
-    assert wire.unpacked(wire.packed(3, GOOD, NOW), wire.TO_HOST, beside=1) == (3, GOOD, NOW[:2])
-    assert wire.unpacked(wire.packed(4, GOOD_BACK, NOW), wire.FROM_HOST) == (4, GOOD_BACK, NOW[:2])
+@pytest.mark.parametrize(("items", "kinds", "n"), [(GOOD, wire.TO_HOST, 3), (GOOD_BACK, wire.FROM_HOST, 4)])
+def test_what_is_packed_is_unpacked(items: Any, kinds: Any, n: int) -> None:
+    data, beside = wire.packed(3, copy.deepcopy(items), kinds, NOW)
+    assert len(data) < 1000
+    assert len(beside) == n
+    assert wire.unpacked(data, kinds, beside) == (3, items, NOW[:2])
+    arrays = [np.frombuffer(one, np.uint8) for one in beside]
+    assert wire.unpacked(data, kinds, arrays) == (3, items, NOW[:2])
+    with pytest.raises(MessageDecodeError, match="a message beside the frame is missing"):
+        wire.unpacked(data, kinds, beside[:-1])
 
 
 BAD: list[tuple[Any, str]] = [
@@ -95,10 +113,15 @@ def test_what_is_no_frame_is_refused(data: Any, words: str) -> None:
         wire.unpacked(data, wire.TO_HOST)
 
 
+def frame(item: Any) -> bytes:
+    data: bytes = msgpack.packb([wire.VERSION, 1, [item], NOW[:2]])
+    return data
+
+
 @pytest.mark.parametrize(("item", "words"), BAD_ITEMS)
 def test_an_item_that_makes_no_sense_is_refused(item: Any, words: str) -> None:
     with pytest.raises(MessageDecodeError, match=words):
-        wire.unpacked(wire.packed(1, [item], NOW), wire.TO_HOST, beside=1)
+        wire.unpacked(frame(item), wire.TO_HOST)
 
 
 @pytest.mark.parametrize(
@@ -114,11 +137,14 @@ def test_an_item_that_makes_no_sense_is_refused(item: Any, words: str) -> None:
         (["tell", "target", b"message", None, [1]], "no sender"),
         (["tell", "target", b"message", None, ["kernel", 4]], "no sender"),
         (["publish", 8, "topic", b"message", [1, 2, 3]], "no sender"),
+        (["answers", 1, [[1]]], "no answer"),
+        (["answers", 1, [[1, 1, None]]], "no answer"),
+        (["answers", 1, [[1, True, 0]]], "beside the frame is missing"),
     ],
 )
 def test_what_a_host_tells_that_makes_no_sense_is_refused(item: Any, words: str) -> None:
     with pytest.raises(MessageDecodeError, match=words):
-        wire.unpacked(wire.packed(1, [item], NOW), wire.FROM_HOST)
+        wire.unpacked(frame(item), wire.FROM_HOST)
 
 
 @given(st.binary(max_size=200))
