@@ -116,16 +116,10 @@ class Engine:
                 raise ClusterError(f"the cluster runs another Ray or Python than this process: {text}") from error
             if "Failed to connect" in text and address != "local":
                 hint = (
-                    ""
-                    if os.environ.get("RAY_AUTH_MODE") == "token"
-                    else (
-                        " If it was started with RAY_AUTH_MODE=token, this process needs that in its environment before Ray "
-                        "is imported, and the token in ~/.ray/auth_token."
-                    )
+                    "If it was started with RAY_AUTH_MODE=token, this process needs that in its environment before "
+                    "Ray is imported, and the cluster's token in ~/.ray/auth_token"
                 )
-                raise ClusterError(
-                    f"the cluster at {address} answers, and does not let this process in: {text}.{hint}"
-                ) from error
+                raise ClusterError(f"the cluster at {address} does not let this process in. {hint} ({text})") from error
             raise ClusterError(f"Ray does not start: {text or type(error).__name__}") from error
 
     async def places(self, loop: asyncio.AbstractEventLoop) -> list[Place]:

@@ -553,8 +553,8 @@ class RingKernelRuntime:
             node: the name of the node of the cluster that it is to run on, one of `nodes`. Should that be lost, and
                 its policy let it begin again, it does so on another one.
             num_gpus: let it run on a node that offers so many GPUs, which are its own.
-            spread: let it run on the node with the fewest kernels; the `instances` of a compiled one are shared among all
-                nodes, or with `num_gpus` among all GPUs that are left. Without any of these three it runs in this
+            spread: let it run on the node with the fewest kernels; the `instances` of a compiled one are shared among
+                all nodes, or with `num_gpus` among all GPUs that are left. Without any of these three it runs in this
                 process.
             delivery: what becomes of messages that are on a node when that is lost: ``"at_most_once"`` makes dead
                 letters of them, ``"at_least_once"`` sends them again where the kernel begins again, and the last of

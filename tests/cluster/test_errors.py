@@ -1,6 +1,7 @@
 """What can be wrong with a cluster is said in words, in seconds."""
 
 import asyncio
+import importlib
 import io
 import socket
 import subprocess
@@ -164,6 +165,22 @@ def test_ray_is_broken(tmp_path: Path) -> None:
     (tmp_path / "ray.py").write_text("raise OSError('libray.so: wrong ELF class')")
     text, _ = failing_alone(f"sys.path.insert(0, {str(tmp_path)!r})")
     assert "Ray cannot be imported (OSError: libray.so: wrong ELF class): install it again" in text
+
+
+def test_a_cluster_that_wants_a_token_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ray itself says names neither token nor cause."""
+    module = pytest.importorskip("ray") and importlib.import_module("pydotcompute.cluster.ray")
+
+    def init(*args: Any, **options: Any) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.1:6379")
+
+    monkeypatch.setattr(module, "_reach", lambda address: None)
+    engine = module.Engine("10.0.0.1:6379")
+    engine._ray = SimpleNamespace(init=init)
+    with pytest.raises(ClusterError, match=r"10.0.0.1:6379 does not let this process in. If .*RAY_AUTH_MODE=token"):
+        engine._init("10.0.0.1:6379")
+    with pytest.raises(ClusterError, match="Ray does not start: Failed to connect"):
+        engine._init("local")
 
 
 def test_nobody_answers_at_the_address() -> None:
