@@ -29,6 +29,7 @@ from _machine import machine
 from pydotcompute import KernelContext, RingKernelRuntime, decode, encode, message, ring_kernel
 from pydotcompute.cluster import wire
 from pydotcompute.messages.codec import also_from
+from pydotcompute.telemetry.clock import process_clock
 
 clock = time.perf_counter
 FRAME, WINDOW = wire.FRAME, wire.FRAMES
@@ -71,14 +72,14 @@ class Plain:
         self.n = 0
 
     async def messages(self, data: bytes) -> int:
-        _, items = wire.unpacked(data, wire.TO_HOST)
+        _, items, _ = wire.unpacked(data, wire.TO_HOST)
         for blob in items[0][3]:
             decode(blob)
             self.n += 1
         return self.n
 
     async def records(self, data: bytes) -> int:
-        _, items = wire.unpacked(data, wire.TO_HOST)
+        _, items, _ = wire.unpacked(data, wire.TO_HOST)
         self.n += len(np.frombuffer(items[0][4], self.dtype))
         return self.n
 
@@ -90,6 +91,11 @@ def _memory(pid: int | None) -> int:
     """Bytes of a process that it shares with no other."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
+
+
+def packed(item: list[Any]) -> bytes:
+    """A frame of one item, as ring kernels send it."""
+    return wire.packed(1, [item], wire.TO_HOST, process_clock().tick())[0]
 
 
 async def windowed(call: Callable[[bytes], Awaitable[Any]], frames: Callable[[int], bytes], n: int) -> None:
@@ -158,7 +164,7 @@ async def measured(options: argparse.Namespace) -> dict[str, list[float]]:
 
             def frame(i: int) -> bytes:
                 blobs = [encode(one) for one in messages[i * FRAME : (i + 1) * FRAME]]
-                return wire.packed(1, [["messages", 1, 1, blobs, [], None]])
+                return packed(["messages", 1, 1, blobs, [], None])
 
             await windowed(lambda data: plain.messages.remote(data), frame, n)
 
@@ -169,7 +175,7 @@ async def measured(options: argparse.Namespace) -> dict[str, list[float]]:
         async def plain_batches() -> None:
             def frame(i: int) -> bytes:
                 some = records[i * FRAME : (i + 1) * FRAME]
-                return wire.packed(1, [["records", 1, 1, len(some), some.tobytes(), -1]])
+                return packed(["records", 1, 1, len(some), some.tobytes(), -1])
 
             await windowed(lambda data: plain.records.remote(data), frame, batch)
 

@@ -471,7 +471,7 @@ class Link:
             while self._items and size < FRAME_BYTES:
                 item = self._items.popleft()
                 if item[0] == "messages":
-                    size += sum(n for n in map(len, item[3]) if n < wire.LARGE)
+                    size += sum(map(len, item[3]))
                 elif item[0] == "records":
                     size += len(item[4])
                 items.append(item)
