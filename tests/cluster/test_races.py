@@ -91,7 +91,7 @@ async def test_a_frame_of_a_host_that_makes_no_sense_is_refused_and_counted(ray:
     wrong: list[tuple[list[Any], str]] = [
         (["done", 1, 10**9], "messages of 'notes 0', and 0 were there"),
         (["counters", 1, row, {}, ""], "no counters of 'notes 1'"),
-        (["answers", 1, [[1]]], "no answer to an ask"),
+        (["answers", 1, [[1, 1, None]]], "no answer to an ask"),
     ]
     async with RingKernelRuntime("current", cluster="ray", nodes=len(wrong)) as runtime:
         await runtime.join()
