@@ -10,8 +10,8 @@ https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/, where th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import perf_counter_ns
-from typing import Any
+from time import perf_counter_ns, time_ns
+from typing import TYPE_CHECKING, Any
 
 try:
     from opentelemetry import trace
@@ -23,6 +23,9 @@ except ModuleNotFoundError as missing:
 from .. import __version__
 from .observer import Delivery, Observer, in_hand
 
+if TYPE_CHECKING:
+    from .clock import Stamp
+
 _HANDLING = create_key("pydotcompute-handling")
 """In a context in which a body handles a message: the delivery, and the context that was current before it."""
 
@@ -32,7 +35,8 @@ class Spans(Observer):
 
     A span ends when the body asks for the next message, and has the status ERROR, with the exception, if the body
     failed. A handling that is tried again is a span of its own. A message that becomes a dead letter before it was
-    handled is a span without length, with the status ERROR and the reason. Replies are events of the span.
+    handled is a span without length, with the status ERROR and the reason. Replies are events of the span. What a
+    ring kernel on a node of a cluster does has the times of that node; spans of such a body's own are not its children.
 
     Args:
         tracer_provider: where spans go; by default the global one.
@@ -50,6 +54,7 @@ class Spans(Observer):
         self._tracer = trace.get_tracer("pydotcompute", __version__, tracer_provider)
         self._open: dict[int, tuple[Span, Context]] = {}  # by the number of the delivery, with where it was sent
         self._again: dict[int, Context] = {}  # where those were sent whose handling has failed, until the next one
+        self._time: int | None = None  # ns since the epoch, of what is told just now; None: it happens now
         # What it notes in a delivery goes with it, without a table that somebody has to clear.
         self._sent_in, self._handled_in = f"sent in, for {id(self)}", f"handled in, for {id(self)}"
 
@@ -71,7 +76,9 @@ class Spans(Observer):
     def replied(self, delivery: Delivery | None, kernel_id: str, reply: Any, answers: Delivery | None) -> None:
         if delivery is not None and (found := self._open.get(delivery.number)) is not None:
             found[0].add_event(
-                "reply", {"pydotcompute.message.type": _type(reply), "pydotcompute.answers_ask": answers is not None}
+                "reply",
+                {"pydotcompute.message.type": _type(reply), "pydotcompute.answers_ask": answers is not None},
+                self._time,
             )
 
     def ended(self, delivery: Delivery) -> None:
@@ -82,7 +89,7 @@ class Spans(Observer):
             return
         span, self._again[delivery.number] = found
         try:
-            span.record_exception(error)
+            span.record_exception(error, timestamp=self._time)
             text = f"{type(error).__name__}: {error}"
         except Exception:  # noqa: BLE001 - an exception of the user's, which may do anything
             text = type(error).__name__
@@ -100,6 +107,13 @@ class Spans(Observer):
         span.set_attribute("pydotcompute.dead_letter.kind", kind)
         span.set_status(Status(StatusCode.ERROR, _text(reason)))
         self._end(delivery)
+
+    def elsewhere(self, stamp: Stamp, what: str, *args: Any) -> None:
+        self._time = stamp.wall
+        try:
+            super().elsewhere(stamp, what, *args)
+        finally:
+            self._time = None
 
     def close(self) -> None:
         """End the spans of what is being handled, after it was taken off."""
@@ -128,8 +142,11 @@ class Spans(Observer):
             if (value := _read(message, attribute)) is not None:
                 attributes[name] = value
         if since is not None:
-            attributes["pydotcompute.wait"] = (perf_counter_ns() - since) / 1e9  # seconds
-        span = self._tracer.start_span(f"kernel {kernel_id}", context, SpanKind.CONSUMER, attributes)
+            ago = 0 if self._time is None else time_ns() - self._time
+            attributes["pydotcompute.wait"] = max(perf_counter_ns() - since - ago, 0) / 1e9  # seconds
+        span = self._tracer.start_span(
+            f"kernel {kernel_id}", context, SpanKind.CONSUMER, attributes, start_time=self._time
+        )
         self._open[number] = span, context
         # It must not remember what was in hand where this was sent, and that again, for ever.
         handled_in = trace.set_span_in_context(span, set_value(_HANDLING, None, context))
@@ -139,7 +156,7 @@ class Spans(Observer):
     def _end(self, delivery: Delivery) -> None:
         found = self._open.pop(delivery.number, None)
         if found is not None:
-            found[0].end()
+            found[0].end(self._time)
         # Not by the token of `attach`: that one is of no use in another task of the body, and would be logged.
         context = get_current()
         if _is_handled_in(context, delivery):

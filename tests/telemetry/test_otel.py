@@ -4,6 +4,7 @@ import asyncio
 import logging
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass
 from typing import Annotated
@@ -15,6 +16,8 @@ from numpy.typing import NDArray
 import pydotcompute.runtime.kernel as kernel_module
 from pydotcompute import Record, RingKernelRuntime, Shape, message, ring_kernel
 from pydotcompute.exceptions import KernelFailedError, RuntimeClosedError
+from pydotcompute.telemetry.clock import Stamp
+from pydotcompute.telemetry.observer import delivery
 
 # To begin to observe from another loop waits for that of the runtime.
 pytestmark = [pytest.mark.needs_exporters, pytest.mark.may_block]
@@ -146,6 +149,25 @@ async def test_a_span_for_each_message_with_the_attributes_of_messaging(runtime,
     assert asked.events[0].attributes["pydotcompute.answers_ask"] is True
     assert told.start_time <= told.end_time <= asked.start_time
     assert told.instrumentation_scope.name == "pydotcompute"
+
+
+def test_what_happened_elsewhere_has_the_times_of_there(spans):
+    from pydotcompute.telemetry.otel import Spans as Observer  # needs the exporters
+
+    observer = Observer(spans.provider)
+    made = delivery(("message", 0, None), "far")
+    observer.sent(made)
+    now = time.time_ns()
+    for what, at, *args in (
+        ("started", 1, made),
+        ("replied", 2, made, "far", "reply", None),
+        ("failed", 4, "far", ValueError("there"), made),
+    ):
+        observer.elsewhere(Stamp(now + at * 10**6, 0, "node-1"), what, *args)
+    span = spans.one("kernel far")
+    assert (span.start_time, span.end_time) == (now + 10**6, now + 4 * 10**6)
+    assert [event.timestamp for event in span.events] == [now + 2 * 10**6, now + 4 * 10**6]
+    assert span.attributes["pydotcompute.wait"] == pytest.approx(1e-3, abs=1e-3)
 
 
 async def test_spans_nest_as_messages_are_sent(runtime, spans):

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pydotcompute import message
-from pydotcompute.telemetry.clock import HybridClock
+from pydotcompute.telemetry.clock import HybridClock, Stamp
 from pydotcompute.telemetry.observer import Delivery, Observer, delivery, on_behalf_of
 from pydotcompute.telemetry.trace import KINDS, Events, Trace, TraceEvent
 
@@ -189,6 +189,58 @@ def test_the_latest_are_read_while_others_are_recorded():
     finally:
         done.set()
         thread.join()
+
+
+def told_late():
+    """A trace of a kernel on another node, which took two messages, one after the other, and told of it later."""
+    trace = Trace(clock=HybridClock("home"))
+    one, other = sent_to(trace, "far"), sent_to(trace, "far")
+    then = trace.events[0].stamp.wall
+    near = sent_to(trace, "near")
+    trace.started(near)
+    for made, begun in ((one, 1), (other, 3)):
+        trace.elsewhere(Stamp(then + begun * 10**6, 0, "node-1"), "started", made)
+        trace.elsewhere(Stamp(then + (begun + 1) * 10**6, 0, "node-1"), "ended", made)
+    trace.ended(near)
+    return trace, one, other, near
+
+
+def test_what_happened_elsewhere_has_its_place_and_time_although_it_is_told_later():
+    trace, one, other, near = told_late()
+    whole = list(trace)
+    assert [e.stamp for e in whole] == sorted(e.stamp for e in whole)
+    assert [(e.number, e.kind) for e in whole if e.node == "node-1"] == [
+        (one.number, "start"),
+        (one.number, "end"),
+        (other.number, "start"),
+        (other.number, "end"),
+    ]
+    assert {e.home for e in whole} == {"home"}
+    first = trace.deliveries[0]
+    assert first.handled == pytest.approx(1e-3)
+    assert first.node == "home"
+    assert [d.number for d in trace.deliveries] == [one.number, other.number, near.number]
+    assert len(trace.chain(one.number)) == 4
+    assert trace.recorded == len(whole) == 12
+    # Told late, it is among the newest that were recorded, in its own order.
+    latest = trace.latest(5)
+    assert [(e.number, e.kind) for e in latest if e.node == "node-1"] == [
+        (e.number, e.kind) for e in whole if e.node == "node-1"
+    ]
+    assert [e.stamp for e in latest] == sorted(e.stamp for e in latest)
+    assert latest.left_out == 7
+    assert [e.node for e in trace._stretch(5)] == ["node-1"] * 4 + ["home"]
+
+
+def test_pictures_name_the_node_of_a_kernel_that_is_elsewhere():
+    trace, *_ = told_late()
+    assert "<title>node-1/far</title>" in trace.to_svg()
+    assert "<title>near</title>" in trace.to_svg()
+    assert "participant k1 as node-1/far" in trace.to_mermaid()
+    names = [
+        row["args"]["name"] for row in json.loads(trace.to_chrome())["traceEvents"] if row["name"] == "thread_name"
+    ]
+    assert names == ["outside", "far on node-1", "near"]
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, None])
