@@ -86,6 +86,8 @@ class Host:
         self._stepping: dict[int, asyncio.Future[list[Any]]] = {}
         self._clock = process_clock()
         self._watcher = _Watcher(self)
+        self.watched: set[str] = set()
+        """The ids of kernels here that observers in the runtime of the notebook look at."""
         for name in ("stdout", "stderr"):
             setattr(sys, name, _Prints(getattr(sys, name), self))
         log.addHandler(_Logs(self))
@@ -206,15 +208,10 @@ class Host:
 
     def _watch(self, resident: _Resident, watched: bool) -> None:
         """Tell from now on what becomes of each message of a kernel, or no more."""
-        runtime, names = self._runtime, set(self._watcher.kernels)
+        kernel = resident.kernel
         resident.events, resident.names = [], {}
-        (names.add if watched else names.discard)(resident.kernel.id)
-        if names == self._watcher.kernels:
-            return
-        runtime._take_off(self._watcher)
-        self._watcher.kernels = frozenset(names)
-        if names:
-            runtime._observed_by((*runtime._observers, self._watcher))
+        (self.watched.add if watched else self.watched.discard)(kernel.id)
+        kernel._observe((self._watcher,) if watched else ())
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
@@ -366,7 +363,7 @@ class Host:
         kernel, number = resident.kernel, resident.number
         del self._residents[number]
         del self._numbers[kernel.id]
-        self._watch(resident, False)
+        self.watched.discard(kernel.id)
         del self._runtime._kernels[kernel.id]
         self._runtime.booked.discard(kernel.id)
         self._runtime._launches += 1
@@ -393,7 +390,7 @@ class Host:
 
     def sender(self) -> list[int] | None:
         """The kernel whose body acts here and now and what it has in hand, if it is observed."""
-        if (name := acting.get()) not in self._watcher.kernels or (resident := self.resident(name)) is None:
+        if (name := acting.get()) not in self.watched or (resident := self.resident(name)) is None:
             return None
         cause = in_hand.get()
         return [resident.number, 0 if cause is None else resident.names.get(cause.number, 0)]
@@ -798,12 +795,9 @@ class _Runtime(RingKernelRuntime):
         return await self._host.away(kernel_id).ask(message, timeout, _sent, instance)
 
     def _is_booked(self, kernel_id: Any) -> bool:
-        watched = self._host._watcher.kernels
-        return (
-            bool(self.booked or watched)
-            and isinstance(kernel_id, str)
-            and (kernel_id in self.booked or kernel_id in watched)
-        )
+        if not (self.booked or self._host.watched) or not isinstance(kernel_id, str):
+            return False
+        return kernel_id in self.booked or kernel_id in self._host.watched
 
     async def publish(self, topic: str, message: Any, _sent: dict[str, int] | None = None) -> int:
         """Those who have subscribed are known to the runtime of the notebook."""
@@ -822,8 +816,6 @@ class _Runtime(RingKernelRuntime):
 
 class _Watcher(Observer):
     """Notes for observers in the runtime of the notebook what becomes of messages here."""
-
-    kernels: frozenset[str] = frozenset()
 
     def __init__(self, host: Host) -> None:
         self._host = host
