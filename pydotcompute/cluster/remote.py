@@ -88,9 +88,12 @@ class Box(Mailbox):
         if n <= 0:
             return 0
         part = messages[start : start + n]
-        self._kernel.check_named(None)
+        kernel = self._kernel
+        kernel.check_named(None)
         marks: list[Any] = wire.all_encoded(part)
-        if not self.waiting and self._kernel.ship_at_once(part, marks):
+        if kernel.most_nodes > 1:
+            marks = [(blob, kernel.instance_for(message)) for blob, message in zip(marks, part, strict=True)]
+        elif not self.waiting and kernel.ship_at_once(part, marks):
             return n
         self.plain.extend(zip(part, marks, repeat(None)))
         self.peak = max(self.peak, len(self))
@@ -234,6 +237,8 @@ class RemoteKernel(RingKernel):
         """
         self.check_named(instance)
         blob = wire.encoded(message)
+        if instance is None and self.most_nodes > 1:
+            instance = self.instance_for(message)
         return blob if instance is None else (blob, instance)
 
     def check_named(self, instance: int | None) -> None:
@@ -259,7 +264,7 @@ class RemoteKernel(RingKernel):
 
     async def _snapshot(self, instance: int | None) -> Any:
         await self._until_there()
-        lanes = self._lanes if instance is None else [self._lane_of(instance)]
+        lanes, owners = list(self._lanes) if instance is None else [self._lane_of(instance)], self._owners
         answers = await self._call("snapshot", wire.encoded(instance), lanes)
         kind, *rest = answers[0]
         if kind == "fields":
@@ -273,11 +278,9 @@ class RemoteKernel(RingKernel):
         states = np.frombuffer(rest[1], dtype).copy()
         if not rest[0]:
             return from_record(definition.state_type, states[0])
-        owners = self._owners
-        for lane, (_, _, data) in zip(lanes, answers, strict=True):
-            if owners is not None and lane in self._lanes:
-                mine = owners == self._lanes.index(lane)
-                states[mine] = np.frombuffer(data, dtype)[mine]
+        for place, (_, _, data) in enumerate(answers):
+            if owners is not None:
+                states[owners == place] = np.frombuffer(data, dtype)[owners == place]
         return states
 
     async def _until_there(self) -> None:
@@ -324,23 +327,17 @@ class RemoteKernel(RingKernel):
     def _lane_of(self, instance: int) -> Lane:
         return self._lanes[0 if self._owners is None else self._owners[instance]]
 
-    def _instance_by_key(self, key: Any) -> Any:
-        """What a compiled ring kernel makes of the keys of messages: an integer, or an array of them."""
+    def instance_for(self, message: Any) -> int:
+        """The instance that its key names: now, for the message may be changed before it is sent."""
         definition = self.definition
         assert isinstance(definition, StepDefinition)
-        return np.asarray(key).astype(np.int64) % definition.instances
+        return int(self._instances_by(getattr(message, str(definition.key))))
 
-    def _lane_for(self, entry: Entry) -> Lane:
-        """The lane that an entry of the mailbox goes by."""
-        if self._owners is None:
-            return self._lanes[0]
-        message, mark, _ = entry
-        if (instance := self._instance_of(mark)) is None:
-            definition = self.definition
-            assert isinstance(definition, StepDefinition)
-            assert definition.key is not None
-            instance = int(self._instance_by_key(getattr(message, definition.key)))
-        return self._lane_of(instance)
+    def _instances_by(self, keys: Any) -> Any:
+        """What a compiled ring kernel makes of a key or an array of keys."""
+        definition = self.definition
+        assert isinstance(definition, StepDefinition)
+        return np.asarray(keys).astype(np.int64) % definition.instances
 
     # -- the shuttle ---------------------------------------------------------------------------------------------------
 
@@ -491,7 +488,7 @@ class RemoteKernel(RingKernel):
             else:
                 parts: dict[Lane, list[Entry]] = {}
                 for entry in entries:
-                    parts.setdefault(self._lane_for(entry), []).append(entry)
+                    parts.setdefault(self._lane_of(self._instance_of(entry[1]) or 0), []).append(entry)
                 for lane, part in parts.items():
                     lane.ship(part)
             if box.paused:
@@ -500,9 +497,9 @@ class RemoteKernel(RingKernel):
         return self._ship_records(self._rests, room) if self._rests and not box.paused else 0
 
     def ship_at_once(self, messages: Sequence[Any], blobs: list[bytes]) -> bool:
-        """Send messages past the empty mailbox, with no entry made for each of them. False: they have to wait there."""
+        """Send messages past the empty mailbox of a kernel on one node, without entries. False: they have to wait."""
         box = self._box
-        if len(self._lanes) != 1 or not self._runs or self._fate is not None or self._lanes[0].link.lost is not None:
+        if not self._runs or self._fate is not None or self._lanes[0].link.lost is not None:
             return False
         if box.paused or box.stops_before or self._again or self._rests or self._window - self.flying < len(messages):
             return False
@@ -519,7 +516,7 @@ class RemoteKernel(RingKernel):
         else:
             definition = self.definition
             assert isinstance(definition, StepDefinition)
-            by = self._owners[self._instance_by_key(part[definition.key])]
+            by = self._owners[self._instances_by(part[definition.key])]
             for place in np.unique(by):
                 self._lanes[place].ship_records(part[by == place], None)
         self.flying += len(part)

@@ -144,6 +144,20 @@ async def test_asks_and_replies_come_from_all_nodes(cluster: RingKernelRuntime) 
         await kernel[SENSORS].ask(Reading(sensor=0, value=0))
 
 
+async def test_keys_are_those_of_the_time_of_sending(cluster: RingKernelRuntime) -> None:
+    kernel = await cluster.launch(quiet(), spread=True)
+    await kernel.activate()
+    await kernel.deactivate()
+    several, one = readings(SENSORS), Reading(sensor=-1, value=0)  # that of the last instance, as of a list
+    await cluster.send_many("quiet sums", several)
+    await kernel.send(one)
+    for reading in (*several, one):
+        reading.sensor = np.int64(SENSORS // 2)
+    await kernel.reactivate()
+    await cluster.wait_idle("quiet sums", timeout=20)
+    assert list((await kernel.snapshot())["count"]) == [1] * (SENSORS - 1) + [2]
+
+
 async def test_it_is_paused_stepped_and_ended_as_one(cluster: RingKernelRuntime) -> None:
     kernel = await cluster.launch(quiet(), spread=True)
     await kernel.activate()
