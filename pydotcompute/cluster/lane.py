@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..exceptions import MessageDecodeError
-from ..messages import from_records, layout
+from ..messages import from_records, is_message_type, layout
 from ..runtime.mailbox import Entry
 from ..runtime.scheduler import Wait
 from ..runtime.step import StepDefinition
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .driver import Link
     from .remote import RemoteKernel
 
-REPLIES_AHEAD = 4096
-"""Replies that observers were told of before they are here."""
+REPLIES_AHEAD = 1024
+"""Replies that observers were told of before they are here, at most."""
 
 
 class Shipped(NamedTuple):
@@ -270,7 +270,8 @@ class Lane:
         except MessageDecodeError:
             return
         asked = self._seen.get(answers)
-        if self.kernel._observers:
+        comes_alike = asked is not None or not isinstance(self.kernel.definition, StepDefinition)
+        if self.kernel._observers and comes_alike and is_message_type(type(reply)):
             if len(self._replies_seen) >= REPLIES_AHEAD:
                 self._replies_seen.clear()
             self._replies_seen[blob] = reply

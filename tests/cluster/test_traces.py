@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from pydotcompute import KernelContext, RingKernelRuntime, ring_kernel
+from pydotcompute import KernelContext, RingKernelRuntime, message, ring_kernel
 from pydotcompute.cluster.driver import Link
 from pydotcompute.telemetry.observer import Observer
 from pydotcompute.telemetry.trace import Trace
@@ -196,6 +196,30 @@ async def test_asks_that_are_put_aside_have_their_replies(cluster: RingKernelRun
     link = cluster.nodes["node-2"]._link
     assert isinstance(link, Link)
     await until(lambda: all(not lane._over for lane in link.lanes.values()))
+
+
+@message
+class Word:
+    text: str
+
+
+async def test_a_reply_is_the_object_that_was_traced(cluster: RingKernelRuntime) -> None:
+    @ring_kernel("speaker")
+    async def speaker(ctx: KernelContext[Any, Any]) -> None:
+        async for n in ctx:
+            await ctx.send(Word(text=str(n)))
+
+    kernel = await start(cluster, speaker, "node-1")
+    with cluster.trace(kernels=["speaker"]) as trace:
+        asked = await kernel.ask(1, timeout=20)
+        await kernel.send(2)
+        fetched = await kernel.receive(timeout=20)
+        await until(lambda: len(trace.of(kind="end")) == 2)
+    for reply in (asked, fetched):
+        assert [e.kind for e in trace.chain(reply)] == ["send", "enqueue", "start", "reply", "end"]
+    link = cluster.nodes["node-1"]._link
+    assert isinstance(link, Link)
+    assert all(lane._replies_seen == {} for lane in link.lanes.values())
 
 
 async def test_diagrams_name_the_node_of_each_kernel(cluster: RingKernelRuntime) -> None:
