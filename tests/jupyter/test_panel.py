@@ -455,8 +455,8 @@ def many(runtime, start) -> None:
     [
         ("", ["Alpha", "beta-9", "beta-10", "gamma"]),
         ("BETA", ["beta-9", "beta-10"]),
-        ("beta 9", ["beta-9"]),
-        ("9 beta paused", ["beta-9"]),
+        ("beta -9", ["beta-9"]),  # the name of the runtime has a number, too
+        ("-9 beta paused", ["beta-9"]),
         ("failed", ["Alpha"]),
         ("terminated", ["gamma"]),
         ("async", ["Alpha", "beta-9", "beta-10", "gamma"]),
