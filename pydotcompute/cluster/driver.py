@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from ..exceptions import (
 )
 from ..messages import Record, is_message_type
 from ..messages.message import registry
-from ..runtime.checks import is_count
+from ..runtime.checks import PROMISES, is_count
 from ..runtime.dead_letters import KINDS, DeadLetter
 from ..runtime.kernel import RingKernel, RingKernelDefinition, log
 from ..runtime.progress import lasting
@@ -51,9 +51,6 @@ PARTS = 8
 """Of the time in which a host has to answer; as many have to pass on a loop that moves."""
 CREDIT = 0.005
 """Seconds between looks at whether replies were taken, while a host waits for that."""
-
-Delivery = Literal["at_most_once", "at_least_once"]
-DELIVERIES: Final[tuple[str, ...]] = get_args(Delivery)
 
 
 @dataclass(frozen=True, slots=True)
@@ -816,8 +813,8 @@ def checked_placement(
         ValueError: what contradicts itself, or is none of what there is.
         DefinitionError: the kernel cannot run on another node.
     """
-    if delivery not in DELIVERIES:
-        raise ValueError(f"delivery must be one of {', '.join(map(repr, DELIVERIES))}; not {delivery!r}")
+    if delivery not in PROMISES:
+        raise ValueError(f"delivery must be one of {', '.join(map(repr, PROMISES))}; not {delivery!r}")
     if not is_count(num_gpus, least=0):
         raise ValueError(f"num_gpus must be an integer of at least 0, not {num_gpus!r}")
     if node is not None and (num_gpus or spread):

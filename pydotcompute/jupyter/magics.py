@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from html import escape
 from itertools import pairwise
 from pathlib import Path
@@ -35,6 +36,7 @@ from ..device.backend import NAMES as BACKENDS
 from ..exceptions import KernelStateError
 from ..origin import current_cell
 from ..runtime import KernelState, RingKernel, RingKernelDefinition, RingKernelRuntime, define, definitions
+from ..runtime.checks import PROMISES
 from ..runtime.kernel import definition_of
 from ..runtime.lifecycle import allowed
 from ..runtime.mailbox import STRATEGIES
@@ -165,6 +167,19 @@ _steps.add_argument(
     help="GPU to run on (auto: the least busy)",
 )
 
+_places = CELL.add_argument_group("where it runs, on a cluster")
+_places.add_argument("--node", metavar="NAME", help="one of runtime.nodes")
+_places.add_argument("--num-gpus", type=int, metavar="N", help="a node that offers so many GPUs, which are its own")
+_places.add_argument(
+    "--spread", action="store_true", default=None, help="the node with the fewest kernels; instances on all of them"
+)
+_places.add_argument(
+    "--delivery",
+    choices=PROMISES,
+    metavar="PROMISE",
+    help=f"of messages that are on a node which is lost: {', '.join(PROMISES)} (at_most_once)",
+)
+
 COMMANDS: dict[str, _Parser] = {}
 
 
@@ -281,6 +296,10 @@ class RingMagics(Magics):
         [--backend NAME] [--instances N] [--key FIELD] [--buffers NAME,...] [--boundscheck] [--quantum SECONDS]
         [--threads N] [--device N]
 
+        where it runs, on a cluster; where it ran before if nothing is said:
+
+        [--node NAME] [--num-gpus N] [--spread] [--delivery PROMISE]
+
         A kernel that runs under that id gets the new body between two messages and keeps its mailbox and its state.
         """
         __tracebackhide__ = True  # an error in the cell is shown from the cell on
@@ -297,6 +316,7 @@ class RingMagics(Magics):
             given = {option: value for option, value in vars(options).items() if value is not None}
             given = {option: self._meant(option, value) for option, value in given.items()}
             afresh = given.pop("afresh")
+            place = {option: given.pop(option) for option in _PLACES & given.keys()}
             if given.get("restart", "never") == "never" and (limits := given.keys() & _LIMITS):
                 option = min(limits).replace("_", "-")
                 raise UsageError(f"--{option} is for ring kernels that are started again: add --policy on_failure")
@@ -312,7 +332,7 @@ class RingMagics(Magics):
             else:
                 definition = definition_of(function, **given)
             namespace[name] = definition
-            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, afresh)
+            self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, afresh, place)
 
     def _compiled(self, line: str, cell: str) -> tuple[CodeType, str]:
         """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines."""
@@ -337,11 +357,23 @@ class RingMagics(Magics):
             )
         return code, names[-1]
 
-    def _run(self, runtime: RingKernelRuntime, definition: RingKernelDefinition, version: int, afresh: bool) -> None:
+    def _run(
+        self,
+        runtime: RingKernelRuntime,
+        definition: RingKernelDefinition,
+        version: int,
+        afresh: bool,
+        place: dict[str, Any],
+    ) -> None:
         """Launch a definition, or let it take over from the former one."""
         name = definition.kernel_id
         kernel = runtime.kernels.get(name)
-        _compile(definition)  # first: a step that cannot be compiled ends nothing
+        where = place or ({} if kernel is None else kernel._where())
+        if not where:
+            _compile(definition)  # first: a step that cannot be compiled ends nothing
+        if place and kernel is not None and not (kernel.state.over or afresh or _is_placed(kernel, place)):
+            here = f"on {kernel.node}" if kernel.node else "in this process"
+            raise UsageError(f"{name} runs {here}: to launch it anew, with what is given now, add --restart")
 
         def publish() -> None:
             if definitions().get(name) is not definition:  # else its decorator has done it
@@ -352,8 +384,7 @@ class RingMagics(Magics):
 
         def start(_: Any = None) -> None:
             publish()
-            at_once(runtime, runtime.launch, definition)
-            _activate(runtime, name)
+            _launch(runtime, definition, name, where)
 
         if kernel is None or kernel.state.over:
             start()
@@ -494,9 +525,10 @@ class RingMagics(Magics):
     def _again(self, runtime: RingKernelRuntime, kernel: RingKernel) -> None:
         # A kernel that had ended, or was busy until its end, has not taken a later definition over.
         latest = definitions().get(kernel.definition.kernel_id, kernel.definition)
-        _compile(latest)
-        at_once(runtime, lambda: runtime.launch(latest, kernel_id=kernel.id))
-        _activate(runtime, kernel.id)
+        where = kernel._where()
+        if not where:
+            _compile(latest)
+        _launch(runtime, latest, kernel.id, where)
 
     def _health(self, runtime: RingKernelRuntime, _: argparse.Namespace) -> None:
         display(runtime.health())  # type: ignore[no-untyped-call]
@@ -654,6 +686,7 @@ class RingMagics(Magics):
 
 _RUNNING = (KernelState.LAUNCHED, KernelState.ACTIVE, KernelState.DEACTIVATED)
 _LIMITS = OPTIONS.keys() - {"restart"}
+_PLACES = {"node", "num_gpus", "spread", "delivery"}
 _LINES = 20
 """How many of the messages that it handled `%ring step` shows."""
 
@@ -677,6 +710,24 @@ def _compile(definition: RingKernelDefinition) -> None:
 def _cell_number() -> int:
     cell = current_cell()
     return cell.number if cell is not None else 0
+
+
+def _is_placed(kernel: RingKernel, place: dict[str, Any]) -> bool:
+    """Whether a kernel was launched with these arguments."""
+    placement = getattr(kernel, "placement", None)
+    return placement is not None and all(getattr(placement, name) == value for name, value in place.items())
+
+
+def _launch(
+    runtime: RingKernelRuntime, definition: RingKernelDefinition, kernel_id: str, where: dict[str, Any]
+) -> None:
+    """Launch a definition and activate it; on a node of a cluster that may take its time."""
+    launch = partial(runtime.launch, definition, kernel_id=kernel_id, **where)
+    if where:
+        finish(runtime, launch, then=lambda _: _activate(runtime, kernel_id))
+    else:
+        at_once(runtime, launch)
+        _activate(runtime, kernel_id)
 
 
 def _activate(runtime: RingKernelRuntime, kernel_id: str) -> None:

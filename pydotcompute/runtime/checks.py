@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ..exceptions import DefinitionError
+
+Promise = Literal["at_most_once", "at_least_once"]
+"""What becomes of messages that are on a node of a cluster when that is lost."""
+PROMISES: tuple[str, ...] = get_args(Promise)
 
 
 def checked_timeout(timeout: Any) -> None:

@@ -38,7 +38,7 @@ from ..messages import DEFAULT_PRIORITY, checked_records, from_records
 from ..origin import notebook_shell
 from ..telemetry import CounterTable, Frame, KernelStatistics, LoopLag, RuntimeStatistics, Sampler
 from ..telemetry.observer import Observer
-from .checks import checked_id, checked_timeout, is_count, is_number
+from .checks import Promise, checked_id, checked_timeout, is_count, is_number
 from .compiled import CompiledKernel
 from .dead_letters import DeadLetter, DeadLetters
 from .executor import REFUSED, Engine
@@ -543,7 +543,7 @@ class RingKernelRuntime:
         node: str | None = None,
         num_gpus: int = 0,
         spread: bool = False,
-        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+        delivery: Promise = "at_most_once",
     ) -> RingKernel:
         """Phase 1: allocate, compile. The mailbox takes messages from now on; nothing runs before `activate`.
 
@@ -1563,7 +1563,7 @@ class RingKernelRuntime:
         node: str | None = None,
         num_gpus: int = 0,
         spread: bool = False,
-        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+        delivery: Promise = "at_most_once",
     ) -> Router:
         """Let several kernels share the messages that are sent to one id.
 
@@ -1979,7 +1979,7 @@ class SyncRuntime:
         node: str | None = None,
         num_gpus: int = 0,
         spread: bool = False,
-        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+        delivery: Promise = "at_most_once",
     ) -> RingKernel:
         """`RingKernelRuntime.launch`."""
         return self.call(self._runtime._launch, kernel, kernel_id, node, num_gpus, spread, delivery)
@@ -2110,7 +2110,7 @@ class SyncRuntime:
         node: str | None = None,
         num_gpus: int = 0,
         spread: bool = False,
-        delivery: Literal["at_most_once", "at_least_once"] = "at_most_once",
+        delivery: Promise = "at_most_once",
     ) -> Router:
         """`RingKernelRuntime.router`."""
 
