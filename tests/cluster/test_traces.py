@@ -274,13 +274,13 @@ async def test_a_node_with_a_wrong_clock_is_named_and_its_stamps_are_not_used(
     ray: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with RingKernelRuntime("current", cluster="ray", nodes=1) as runtime:
-        kernel = await start(runtime, forward("early", None), "node-1")
+        kernel = await start(runtime, forward("with a wrong clock", None), "node-1")
         await kernel.ask(1, timeout=20)
         link = runtime.nodes["node-1"]._link
         assert isinstance(link, Link)
         link._hear(link._clock.tick().wall + 120 * 10**9, 1)
         assert "traces show what happens on node-1 when word of it comes: the clock of 'node-1' is 120" in caplog.text
-        with runtime.trace(kernels=["early"]) as trace:
+        with runtime.trace(kernels=["with a wrong clock"]) as trace:
             await kernel.ask(2, timeout=20)
             await until(lambda: trace.of(kind="end"))
         assert {e.node for e in trace} == {trace.clock.node}
