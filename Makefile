@@ -9,6 +9,8 @@ CORE_PY := $(CORE)/bin/python
 
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=60 --nbval-sanitize-with tests/nbval_sanitize.cfg
+# Two files of tests at a time: much of what they do is to wait, for a kernel or a browser.
+TOGETHER := -n 2 --dist loadfile
 CORE_TESTS := $(wildcard tests/messages tests/telemetry tests/runtime tests/device)
 BEYOND_CORE := needs_gpu or needs_kernel or needs_browser or needs_exporters or needs_notebook or needs_numba or needs_cuda_compiler or needs_interop
 
@@ -54,7 +56,8 @@ picture: $(VENV)/.dev ## record the dashboard for the README, in Chromium
 # Ray's threads stay in a process that has started it, so its tests have one of their own.
 test: check test-core $(VENV)/.extension ## everything CI runs: checks, the tests, the notebooks, the core on its own
 	$(JLPM) test
-	$(PY) -m pytest --durations=15 $(NBVAL) --ignore=tests/cluster tests $(NOTEBOOKS)
+	$(PY) -m pytest $(TOGETHER) --durations=15 --ignore=tests/cluster tests
+	TQDM_DISABLE=1 $(PY) -m pytest $(TOGETHER) $(NBVAL) $(NOTEBOOKS)
 	$(PY) -m pytest tests/cluster
 	@$(MAKE) --no-print-directory test-lab
 
@@ -73,7 +76,7 @@ test-lab: $(VENV)/.dev $(VENV)/.extension ## the extension of JupyterLab in Chro
 	fi
 
 test-core: $(CORE)/.installed ## the tests of the core with only numpy and msgpack installed
-	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
+	PYTHONPATH='$(CURDIR)' $(CORE_PY) -m pytest $(TOGETHER) -m 'not ($(BEYOND_CORE))' $(CORE_TESTS)
 
 docs: $(VENV)/.dev ## the site, with all tutorials, in build/site
 	$(PY) -m sphinx -q -W -c notebooks/site notebooks build/site

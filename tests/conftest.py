@@ -22,6 +22,14 @@ def _note_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
         _wrongly_skipped.append(f"{report.nodeid}: {reason}")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[Any]:
+    """Log messages may have half a surrogate pair in them, which the pipe of a worker of pytest-xdist does not take."""
+    report = yield
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
+    return report
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _note_skip(report)
 

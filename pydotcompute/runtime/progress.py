@@ -1,12 +1,13 @@
 """What takes long says how far it is: on one line, which is there after half a second and not before.
 
 The line is at the terminal, or below the cell in a notebook. Where nobody looks (standard error is a file, or a log
-of CI) there is none.
+of CI) there is none, nor where the environment has ``TQDM_DISABLE=1``: what notebooks show can then be compared.
 """
 
 from __future__ import annotations
 
 import io
+import os
 import sys
 import threading
 import time
@@ -51,6 +52,8 @@ class Below(io.TextIOBase):
 
 def place() -> TextIO | None:
     """Where a line that changes can be shown to somebody; None: nowhere."""
+    if os.environ.get("TQDM_DISABLE", "") not in ("", "0"):
+        return None
     if (shell := notebook_shell()) is not None:
         return Below(shell)  # type: ignore[return-value] # it has what is used of one
     error: TextIO | None = sys.stderr

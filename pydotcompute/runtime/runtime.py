@@ -1402,7 +1402,7 @@ class RingKernelRuntime:
             window: how many asks may be in flight.
             timeout: seconds for each ask.
             progress: show how many are answered, once it takes more than half a second: at the terminal, or below the
-                cell; nowhere if standard error is no terminal. Needs the package tqdm.
+                cell; nowhere if standard error is no terminal, or ``TQDM_DISABLE=1``. Needs the package tqdm.
 
         Raises:
             ValueError: a window below 1.

@@ -49,12 +49,15 @@ def _impatient(test: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Steps are compiled into a folder of this run, which processes that tests start use too.
+    """Steps are compiled into a folder of this run, which processes that tests start use too, and all its workers.
 
     TEST_CACHE_DIR names one that several runs share, so that none compiles what another has.
     """
     with pytest.MonkeyPatch.context() as patch:
-        folder = os.environ.get("TEST_CACHE_DIR") or tmp_path_factory.mktemp("steps")
+        folder = os.environ.get("TEST_CACHE_DIR")
+        if folder is None and "PYTEST_XDIST_WORKER" in os.environ:
+            folder = str(tmp_path_factory.getbasetemp().parent / "steps")
+        folder = folder or tmp_path_factory.mktemp("steps")
         patch.setenv("PYDOTCOMPUTE_CACHE_DIR", str(folder))
         yield
 

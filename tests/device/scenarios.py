@@ -370,6 +370,7 @@ def interrupted(backend):
     from pydotcompute import RingKernelRuntime
 
     names = _define(backend)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 
     async def live():
         async with RingKernelRuntime() as runtime:

@@ -260,8 +260,11 @@ def test_a_picture_that_is_held_stays_when_the_trace_forgets_it(page: Page, watc
     frame = page.frame(lambda content: content["picture"], after=number)
     assert numbers(frame["picture"]) == [one.number for one in made[-5:]]
     assert frame["picture"]["chosen"]["title"] == f"#{made[15].number} Sample"
-    assert (frame["messages"], frame["missed"]) == (45, True)  # of those in between nobody knows
-    assert "at least 40 left out" in board._repr_mimebundle_()["text/html"]
+    # Of those in between nobody knows: the trace has 25, and the picture has seen what was there when it was drawn.
+    assert 45 <= frame["messages"] < 520
+    assert frame["missed"]
+    left = frame["messages"] - 5
+    assert f"at least {left} left out" in board._repr_mimebundle_()["text/html"]
 
 
 def test_the_number_of_messages_can_be_changed(watch: Watch, shown: Any) -> None:

@@ -199,6 +199,15 @@ async def test_where_nobody_looks_nothing_is_shown(tqdm, runtime, echo, at_once,
     assert error is None or error.getvalue() == ""
 
 
+@pytest.mark.needs_notebook
+@pytest.mark.parametrize(("disabled", "is_shown"), [("1", False), ("0", True), ("", True)])
+async def test_the_environment_turns_it_off(tqdm, runtime, echo, terminal, at_once, monkeypatch, disabled, is_shown):
+    monkeypatch.setenv("TQDM_DISABLE", disabled)
+    await runtime.send_batch("echo", NUMBERS, progress=True)
+    assert bool(terminal.getvalue()) == is_shown
+    assert (progress.place() is not None) == is_shown
+
+
 # -- in a notebook -----------------------------------------------------------------------------------------------------
 
 
