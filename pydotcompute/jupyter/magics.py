@@ -28,6 +28,7 @@ from IPython.core.magic import (
     magics_class,
     needs_local_scope,
     no_var_expand,
+    output_can_be_silenced,
 )
 from IPython.display import display
 from IPython.utils.text import DollarFormatter
@@ -279,8 +280,9 @@ _HEAD = re.compile(
 class RingMagics(Magics):
     """The magics of one IPython shell."""
 
+    @output_can_be_silenced
     @cell_magic
-    def ring_kernel(self, line: str, cell: str) -> None:
+    def ring_kernel(self, line: str, cell: str) -> Any:
         """Run the cell, make a ring kernel of the last function that it defines, launch and activate it.
 
         %%ring_kernel [KERNEL_ID] [--queue-size N] [--backpressure STRATEGY] [--state CLASS] [--input-type CLASS]
@@ -301,13 +303,14 @@ class RingMagics(Magics):
         [--node NAME] [--num-gpus N] [--spread] [--delivery PROMISE]
 
         A kernel that runs under that id gets the new body between two messages and keeps its mailbox and its state.
+        An expression at the end is evaluated after that, and its value is shown, as in other cells.
         """
         __tracebackhide__ = True  # an error in the cell is shown from the cell on
         if policy := _RESTART_WITH_VALUE.search(line):
             CELL.error(f"--restart starts afresh; what happens at a failure is --policy {policy[1]}")
         options = CELL.read(line)
         namespace = self._shell.user_ns
-        code, name = self._compiled(line, cell)
+        code, name, last = self._compiled(line, cell)
         runtime = notebook_runtime()
         versions = {kernel.id: kernel.version for kernel in runtime.kernels.values()}
         exec(code, namespace)
@@ -333,9 +336,13 @@ class RingMagics(Magics):
                 definition = definition_of(function, **given)
             namespace[name] = definition
             self._run(runtime, definition, versions.get(definition.kernel_id, 0) + 1, afresh, place)
+        return None if last is None else eval(last, namespace)
 
-    def _compiled(self, line: str, cell: str) -> tuple[CodeType, str]:
-        """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines."""
+    def _compiled(self, line: str, cell: str) -> tuple[CodeType, str, CodeType | None]:
+        """The code of a cell, as the notebook compiles its cells, and the name of the last function that it defines.
+
+        Apart from the code, the expression behind that function at the end of the cell, if there is one.
+        """
         source = f"# %%ring_kernel {line}\n{cell}"  # the lines of tracebacks are then those of the cell
         number = _cell_number()
         compiler = self._shell.compile
@@ -344,6 +351,10 @@ class RingMagics(Magics):
             filename = compiler.cache(source, number)
             tree = compiler.ast_parse(source, filename)
             assert isinstance(tree, ast.Module)
+            last = None
+            if tree.body and isinstance(end := tree.body[-1], ast.Expr):
+                del tree.body[-1]
+                last = compiler(ast.Expression(end.value), filename, "eval")  # type: ignore[arg-type]
             code = compiler(tree, filename, "exec")  # type: ignore[arg-type]
         except SyntaxError as error:
             told = "".join(traceback.format_exception_only(error)).partition("\n")[2].rstrip()
@@ -355,7 +366,7 @@ class RingMagics(Magics):
             raise UsageError(
                 "%%ring_kernel needs a function in its cell: async def name(ctx): ... or def step(state, msg, out): ..."
             )
-        return code, names[-1]
+        return code, names[-1], last
 
     def _run(
         self,

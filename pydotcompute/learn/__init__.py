@@ -112,7 +112,8 @@ def check(name: str, *answers: Any) -> Verdict:
     missing = [what for what, answer in zip(one.answers, answers, strict=True) if answer is ...]
     try:
         if missing:
-            return Verdict(name, False, f"{' and '.join(missing)}: nothing yet. Put your answer in place of the dots.")
+            where = "in place of `...`; a function or a class in place of the whole line"
+            return Verdict(name, False, f"{' and '.join(missing)}: nothing yet. Write your answer {where}.")
         _judge(one, answers)
     except Wrong as wrong:
         return _not_yet(one, str(wrong))

@@ -135,6 +135,17 @@ async def answer(ctx: KernelContext[Question, Answer]):
     assert "'answer' takes Question, not int" in nb.fail('await runtime.ask("answer", 1)').text
 
 
+def test_the_last_expression_is_evaluated_with_the_kernel_and_shown(nb: NotebookKernel, loop: str) -> None:
+    body = "%%ring_kernel\nasync def echo(ctx):\n    async for message in ctx:\n        await ctx.send(message)\n"
+    cell = nb.run(f"{body}echo, 'echo' in runtime.kernels")
+    assert re.fullmatch(r"\(<ring kernel definition 'echo' of .*>, True\)", cell.result or ""), cell.text
+    assert nb.run(f"{body}echo;").result is None
+    assert nb.run(f"{body}shown = echo").result is None
+    cell = nb.fail(f"{body}1 / 0")
+    assert "----> 5 1 / 0" in cell.text
+    assert nb.value('await runtime.ask("echo", 1)') == 1
+
+
 def test_a_decorated_function_is_launched_with_what_its_decorator_says(nb: NotebookKernel) -> None:
     nb.run(
         """%%ring_kernel
