@@ -127,6 +127,21 @@ def test_it_shows_what_the_statistics_say(nb: Notebook) -> None:
     nb.expect(board.locator(".pdc-charts .bqplot .line").first).to_be_attached()
 
 
+FITS = """(root) => [560, 600, 640, 680, 720, 760, 800, 840, 880, 920, 1000, 1040, 1100].map((width) => {
+    root.parentElement.style.width = width + "px";
+    const row = root.querySelector(".pdc-body .pdc-row");
+    const fits = row.scrollWidth <= row.clientWidth && row.clientWidth <= root.clientWidth;
+    return [width, root.clientWidth <= width && fits, width < 721 || root.querySelector(".pdc-bar").clientHeight < 50];
+})"""
+
+
+def test_all_columns_are_there_however_wide_it_is(nb: Notebook) -> None:
+    board = nb.output(0).locator(".pdc")
+    shown = board.evaluate(FITS)
+    board.evaluate("(root) => root.parentElement.style.removeProperty('width')")
+    assert [(width, *fits) for width, *fits in shown if fits != [True, True]] == []
+
+
 def test_one_line_and_one_kernel(nb: Notebook) -> None:
     line, one = nb.output(1).locator(".pdc-compact"), nb.output(1).locator(".pdc-embed")
     nb.output(1).scroll_into_view_if_needed()
