@@ -13,8 +13,10 @@ from weakref import WeakKeyDictionary
 
 from .checks import is_number
 from .compiled import CompiledKernel
+from .context import KernelContext
 from .dead_letters import error_text
 from .lifecycle import KernelState
+from .mailbox import Mailbox
 from .scheduler import _nap as nap
 from .scheduler import clock
 
@@ -26,6 +28,26 @@ LATE = 0.5
 """Seconds that the runtime's loop may be late; a probe waits for it no longer than that."""
 ROWS = 100
 """How many kernels a table shows; those that are not ready come first."""
+
+
+def awaited(kernel: RingKernel) -> str:
+    """What the body of a ring kernel awaits of another one, in words; empty if it awaits nothing of the kind itself.
+
+    It is read from the coroutines that wait, so that sending need not note it.
+    """
+    step: Any = None if kernel._task is None else kernel._task.get_coro()
+    other, what = "", ""
+    while step is not None:
+        code, frame = getattr(step, "cr_code", None), getattr(step, "cr_frame", None)
+        if frame is not None and (code is _ASK or code is _TELL):
+            other, what = frame.f_locals["kernel_id"], "the reply of" if code is _ASK else "room in the mailbox of"
+        elif other and code is _FULL:
+            what = "room in the mailbox of"
+        step = getattr(step, "cr_await", None)
+    return f"{what} {other!r}" if other else ""
+
+
+_ASK, _TELL, _FULL = KernelContext.ask.__code__, KernelContext.tell.__code__, Mailbox.accepted.__code__
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +197,7 @@ class Probe:
             reason = f"is paused: it waits for {wait}" if wait else "is paused"
         elif stalled:
             what = "has handled nothing" if start == 0 else "has one message in hand"
+            wait = wait or awaited(kernel)
             reason = f"is stalled: it {what} for {stuck:.1f} s, {queued:,} queued" + (
                 f", waiting for {wait}" if wait else ""
             )

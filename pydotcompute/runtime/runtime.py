@@ -42,7 +42,7 @@ from .checks import Promise, checked_id, checked_timeout, is_count, is_number
 from .compiled import CompiledKernel
 from .dead_letters import DeadLetter, DeadLetters
 from .executor import REFUSED, Engine
-from .health import Health, Probe
+from .health import Health, Probe, awaited
 from .kernel import RingKernel, RingKernelDefinition, _runtimes, definitions
 from .lifecycle import KernelState
 from .links import Link, connect, disconnect
@@ -734,7 +734,9 @@ class RingKernelRuntime:
                         await asyncio.sleep(0)
         except TimeoutError:
             busy = busy or kernels[0]
-            raise QueueTimeoutError(f"still busy after {timeout:g} s: {busy!r} {busy.waiting_for}".rstrip()) from None
+            wait = busy.waiting_for or awaited(busy)
+            why = f", waiting for {wait}" if wait else ""
+            raise QueueTimeoutError(f"still busy after {timeout:g} s: {busy!r}{why}") from None
 
     async def wait_ended(self, kernel_id: str, timeout: float | None = None) -> KernelState:
         """Wait until a kernel has ended; TERMINATED or FAILED.

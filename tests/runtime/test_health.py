@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pydotcompute import RingKernelRuntime, message, ring_kernel
+from pydotcompute.exceptions import QueueTimeoutError
 from pydotcompute.runtime import health as health_module
 
 LONG = 3600.0
@@ -72,6 +73,35 @@ async def test_a_kernel_that_handles_nothing_of_what_is_queued_is_stalled(runtim
     go.open()
     await runtime.wait_idle()
     assert runtime.health(stalled_after=0).ready
+
+
+@pytest.mark.parametrize(
+    ("verb", "has", "waits_for"),
+    [
+        ("tell", 2, "room in the mailbox of 'busy'"),
+        ("ask", 2, "room in the mailbox of 'busy'"),
+        ("ask", 0, "the reply of 'busy'"),
+    ],
+)
+async def test_who_waits_for_another_says_for_what(runtime, start, busy, eventually, verb, has, waits_for):
+    kernel, begun, go = await busy(queue_size=2)
+    await kernel.send(0)
+    await begun.wait()
+    await kernel.send_many(range(has))
+
+    async def asker(ctx):
+        async for n in ctx:
+            await getattr(ctx, verb)("busy", n)
+            return
+
+    await start(asker)
+    await runtime.send_many("asker", [1, 2])
+    said = f"1 queued, waiting for {waits_for}"
+    await eventually(lambda: runtime.health(stalled_after=0)["asker"].reason.endswith(said))
+    assert "waiting" not in runtime.health(stalled_after=0)["busy"].reason
+    with pytest.raises(QueueTimeoutError, match=f"'asker' ACTIVE, 1 queued>, waiting for {waits_for}$"):
+        await runtime.wait_idle("asker", timeout=0.05)
+    go.open()
 
 
 async def test_a_body_that_does_not_receive_is_stalled(runtime, start, gate):
