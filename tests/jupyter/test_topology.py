@@ -327,7 +327,7 @@ def test_the_picture_that_stays(graph: Topology, runtime: RingKernelRuntime, sta
     assert "2 active · 1 failed" in html
     assert re.search(r"a&lt;b&gt;</td><td[^>]*>b</td><td[^>]*>1<", html)
     assert "a<b>" not in html
-    assert "no message yet: quiet" in html
+    assert "no traffic: quiet" in html
     assert "src='data:image/svg+xml;base64," in html
 
 

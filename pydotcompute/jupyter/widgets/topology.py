@@ -401,7 +401,7 @@ class Topology(Graph, LiveWidget):
             parts.append(self._table_html())
         quiet = [node.name for node in self._nodes if node.key not in places and node.key != OUTSIDE]
         if quiet:
-            parts.append(f"<div style='padding:4px 8px'>no message yet: {escape(', '.join(quiet))}</div>")
+            parts.append(f"<div style='padding:4px 8px'>no traffic: {escape(', '.join(quiet))}</div>")
         style = (
             "color:var(--jp-content-font-color1,inherit);font:13px/1.5 var(--jp-ui-font-family,system-ui,sans-serif)"
         )

@@ -134,7 +134,7 @@ function topology(shared) {
       for (const arrow of arrows) [arrow.from, arrow.to] = [names.get(arrow.source), names.get(arrow.target)];
       picture.replaceChildren(...(graph.arrows.length ? [image] : []));
       const chips = drawn.filter(({ at }) => !at).map(({ el }) => el);
-      quiet.replaceChildren(...(chips.length ? [h("span", {}, "no message yet"), ...chips] : []));
+      quiet.replaceChildren(...(chips.length ? [h("span", {}, "no traffic"), ...chips] : []));
       quiet.hidden = !chips.length;
       if (focused !== undefined) nodes.get(focused)?.el.focus();
       if (shared.chosen !== null && !nodes.has(shared.chosen)) shared.chosen = null;
