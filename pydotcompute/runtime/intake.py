@@ -54,6 +54,7 @@ class Intake(Mailbox):
         "_batch",
         "_executor",
         "_is_open",
+        "_is_timed",
         "_kernel",
         "_layout",
         "_passed",
@@ -75,6 +76,7 @@ class Intake(Mailbox):
         self.is_held = False
         """The pump waits until replies are taken, or answers come."""
         self._pumping = False  # the pump will come, by the loop or by an event that is armed
+        self._is_timed = False  # a timer will have the pump look again
         self._watching = False  # a timer will look whether replies are unread
         self._rests: deque[Rest] = deque()
         self._passed = 0  # messages of default priority that the pump has taken
@@ -200,12 +202,19 @@ class Intake(Mailbox):
             if not left:
                 loop.call_soon(self.pump)
             elif self._is_exact:  # less is in the ring than it can hold, and yet no more may go there
-                self._kernel._arm(Event.IDLE)
-                loop.call_later(PUMP_AGAIN, self.pump)
+                if self._executor.depth:  # else it is idle, and would say so again and again
+                    self._kernel._arm(Event.IDLE)
+                if not self._is_timed:
+                    self._is_timed = True
+                    loop.call_later(PUMP_AGAIN, self._pump_again)
             elif self._executor.arm(Event.ROOM):
                 loop.call_soon(self.pump)
         if self._kernel._watchers:
             self._kernel._watch_idle()
+
+    def _pump_again(self) -> None:
+        self._is_timed = False
+        self.pump()
 
     def take_rest_over(self) -> bool:
         """Put the first record that waits for room into the mailbox, for who steps the kernel. False: none waits."""

@@ -7,12 +7,13 @@ import asyncio
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import pydotcompute.runtime.compiled as compiled_module
-from pydotcompute import KernelContext, Record, message, ring_kernel
+from pydotcompute import KernelContext, Record, RingKernelRuntime, message, ring_kernel
 from pydotcompute.device import backend as backends
 from pydotcompute.device.interpreted import InterpretedBackend, InterpretedEngine, InterpretedExecutor
 from pydotcompute.exceptions import (
@@ -28,6 +29,7 @@ from pydotcompute.exceptions import (
 from pydotcompute.messages import to_records
 from pydotcompute.runtime import KernelState, definitions
 from pydotcompute.runtime.executor import PENDING, REFUSED
+from pydotcompute.runtime.intake import PUMP_AGAIN, Intake
 from pydotcompute.telemetry import COUNTERS
 
 
@@ -669,3 +671,24 @@ def test_all_names_of_backends_are_known_to_the_error():
     with pytest.raises(DefinitionError) as caught:
         backends.choose("abacus")
     assert all(name in str(caught.value) for name in ("'auto'", "'cpu'", "'interpreted'"))
+
+
+@pytest.mark.parametrize("backend", ["interpreted", pytest.param("cpu", marks=pytest.mark.needs_numba)])
+async def test_a_message_that_is_held_back_leaves_the_loop_to_others(monkeypatch, backend):
+    pumped = []
+    pump = Intake.pump
+    monkeypatch.setattr(Intake, "pump", lambda self: (pumped.append(1), pump(self)))
+    async with RingKernelRuntime() as runtime:
+        kernel = await runtime.launch(ring_kernel("held", backend=backend)(tally))
+        await kernel.activate()
+        await kernel.send(Number(1))
+        await runtime.wait_idle()
+        kernel._box.stop_before(lambda entry: True)  # as a replay does for a message whose turn has not come
+        await kernel.send(Number(2))
+        pumped.clear()
+        begun = time.monotonic()
+        await asyncio.sleep(0.3)
+        assert 0 < len(pumped) <= (time.monotonic() - begun) / PUMP_AGAIN + 1
+        kernel._box.stop_before(None)
+        await runtime.wait_idle("held", timeout=5)
+        assert (await kernel.snapshot()).total == 3
